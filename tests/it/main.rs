@@ -181,6 +181,7 @@ mod framing;
 mod hang_causes;
 mod identity;
 mod jobs;
+mod kubernetes;
 mod launch;
 mod linked_dir;
 mod liveness;

@@ -1,0 +1,159 @@
+//! Kubernetes: the manifests in config/kubernetes/ agree with the program, and a rolling update loses no
+//! request.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_yaml::Value;
+
+use crate::client::Client;
+use crate::control::Controlled;
+use crate::load::{Endpoints, Load};
+use crate::proc::wait_until;
+
+on_every_class_slowly!(ten_rolling_updates_lose_nothing);
+
+/// How many pods serve.
+const REPLICAS: usize = 2;
+/// The setting `pre_stop` of a pod.
+const PRE_STOP: Duration = Duration::from_millis(700);
+/// How long after SIGTERM the endpoint of a pod is still sent clients.
+const ENDPOINT_DELAY: Duration = Duration::from_millis(250);
+
+/// Starts a pod, and waits until its readiness probe succeeds.
+fn ready_pod(class: &str) -> Controlled {
+    let pre_stop = format!("{}ms", PRE_STOP.as_millis());
+    let pod = Controlled::start(&["-k", class, "-w", "2", "--pre-stop", &pre_stop]);
+    wait_until("the pod is ready", || {
+        let probe =
+            Client::tcp(pod.metrics_address()).and_then(|mut it| it.try_get_last("/readyz"));
+        probe.is_ok_and(|answer| answer.status() == 200)
+    });
+    pod
+}
+
+/// Replaces each pod as Kubernetes does with `maxSurge: 1` and `maxUnavailable: 0`: the next one is ready
+/// first; then the old one has SIGTERM, and its endpoint is taken away somewhat later.
+fn ten_rolling_updates_lose_nothing(class: &str) {
+    let mut pods: Vec<_> = (0..REPLICAS).map(|_| ready_pod(class)).collect();
+    let addresses = pods.iter().map(|pod| pod.server.address()).collect();
+    let endpoints: Endpoints = Arc::new(Mutex::new(addresses));
+    let load = Load::on_endpoints(&endpoints);
+    for _ in 0..10 * REPLICAS {
+        let new = ready_pod(class);
+        endpoints.lock().unwrap().push(new.server.address());
+        let mut old = pods.remove(0);
+        pods.push(new);
+        old.server.signal(Signal::SIGTERM);
+        thread::sleep(ENDPOINT_DELAY); // this is what the cluster is slow at
+        let gone = old.server.address();
+        endpoints.lock().unwrap().retain(|address| *address != gone);
+        load.wait_answers(10);
+        old.server.expect_clean_exit(); // before the kubelet would send SIGKILL
+    }
+    load.wait_answers(10);
+    load.finish();
+    pods.into_iter().for_each(|pod| pod.server.finish());
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config/kubernetes")
+}
+
+fn manifest(name: &str) -> Value {
+    let text = fs::read_to_string(directory().join(name)).unwrap();
+    serde_yaml::from_str(&text).unwrap()
+}
+
+fn seconds(value: &Value) -> u64 {
+    value.as_str().unwrap().strip_suffix('s').unwrap().parse().unwrap()
+}
+
+fn ports(addresses: &[&Value]) -> BTreeSet<u64> {
+    let port = |it: &&Value| it.as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
+    addresses.iter().map(port).collect()
+}
+
+#[test]
+fn manifests_agree_with_the_settings_and_the_program() {
+    let settings = manifest("ostler.yaml");
+    let deployment = manifest("deployment.yaml");
+    let pod = &deployment["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+
+    let stop = seconds(&settings["pre_stop"]) + seconds(&settings["graceful_timeout"]);
+    assert!(pod["terminationGracePeriodSeconds"].as_u64().unwrap() > stop);
+    let readiness = &container["readinessProbe"];
+    let number = |key: &str| readiness[key].as_u64().unwrap();
+    let noticed = (number("periodSeconds") + number("timeoutSeconds")) * number("failureThreshold");
+    assert!(noticed < seconds(&settings["pre_stop"]), "the probe fails before the drain");
+
+    let bound = ports(&[&settings["bind"][0], &settings["metrics_bind"]]);
+    let exposed = container["ports"].as_sequence().unwrap();
+    let named: BTreeSet<_> = exposed.iter().map(|port| port["name"].as_str().unwrap()).collect();
+    let exposed: BTreeSet<_> =
+        exposed.iter().map(|port| port["containerPort"].as_u64().unwrap()).collect();
+    assert_eq!(exposed, bound);
+    let service = manifest("service.yaml");
+    for port in service["spec"]["ports"].as_sequence().unwrap() {
+        assert!(named.contains(port["targetPort"].as_str().unwrap()), "{port:?}");
+    }
+
+    let labels = &deployment["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(&deployment["spec"]["selector"]["matchLabels"], labels);
+    assert_eq!(&service["spec"]["selector"], labels);
+    let budget = manifest("poddisruptionbudget.yaml");
+    assert_eq!(&budget["spec"]["selector"]["matchLabels"], labels);
+    let monitor = manifest("servicemonitor.yaml");
+    assert_eq!(&monitor["spec"]["selector"]["matchLabels"], &service["metadata"]["labels"]);
+    let scaler = manifest("horizontalpodautoscaler.yaml");
+    assert_eq!(scaler["spec"]["scaleTargetRef"]["name"], deployment["metadata"]["name"]);
+
+    let it = Controlled::start(&["-k", "mio"]);
+    for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+        let path = container[probe]["httpGet"]["path"].as_str().unwrap();
+        assert_eq!(it.ask_metrics(path, &[]).status(), 200, "{probe}");
+        assert_eq!(container[probe]["httpGet"]["port"], "metrics");
+    }
+    let metrics = it.metrics();
+    let name = scaler["spec"]["metrics"][0]["pods"]["metric"]["name"].as_str().unwrap();
+    assert!(metrics.contains(&format!("# TYPE {name} gauge\n")), "{name}");
+    it.server.finish();
+
+    let program = env!("CARGO_BIN_EXE_ostler");
+    let settings = directory().join("ostler.yaml");
+    let printed =
+        Command::new(program).arg("--config").arg(settings).arg("--print-config").output();
+    let printed = printed.unwrap();
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    let kustomization = manifest("kustomization.yaml");
+    for resource in kustomization["resources"].as_sequence().unwrap() {
+        assert!(directory().join(resource.as_str().unwrap()).is_file(), "{resource:?}");
+    }
+}
+
+/// kubernetes-validate (PyPI) has the published schemas.
+#[test]
+#[ignore = "slow"]
+fn manifests_are_valid_by_the_published_schemas() {
+    let program = env::var("TEST_KUBERNETES_VALIDATE");
+    let program = program.unwrap_or_else(|_| "kubernetes-validate".to_owned());
+    let of_cluster = ["deployment", "service", "poddisruptionbudget", "horizontalpodautoscaler"];
+    let files = of_cluster.map(|name| directory().join(format!("{name}.yaml")));
+    let mut command = Command::new(&program);
+    match command.args(["--strict", "--quiet"]).args(files).output() {
+        Ok(output) => {
+            let said =
+                String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{said}");
+        }
+        Err(error) => eprintln!("skipped: {program}: {error}"),
+    }
+}
