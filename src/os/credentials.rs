@@ -9,10 +9,9 @@ use nix::unistd::{
 };
 use serde_json::{Value, json};
 
-/// The user and groups for a process to take on. [`lookup`](Self::lookup) resolves all names, so
-/// that [`apply`](Self::apply) reads no user database.
+/// The user and groups that a process takes on: numbers, for which all names have been resolved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Credentials {
+pub struct Credentials {
     user: Option<u32>,
     group: Option<u32>,
     /// The supplementary groups; empty if neither user nor group is set.
@@ -72,6 +71,12 @@ impl Credentials {
     /// Returns the group's number, if one is set: the requested one, or the user's own.
     pub(crate) fn group(&self) -> Option<u32> {
         self.group
+    }
+
+    /// Returns the numbers of the supplementary groups, which include the group.
+    #[cfg(feature = "uring")]
+    pub(super) fn groups(&self) -> &[u32] {
+        &self.groups
     }
 
     /// Whether this process has this identity already, or may take it on.

@@ -132,6 +132,9 @@ impl Catalog {
             .map_err(|reason| setting_error(settings, "workers", &reason))?;
         class.check(settings).map_err(|error| setting_error(settings, "worker_class", &error))?;
         let credentials = find_credentials(settings, lookups)?;
+        class
+            .check_credentials(&credentials)
+            .map_err(|error| setting_error(settings, "worker_class", &error))?;
         let socket_access = find_socket_access(settings, lookups)?;
         if not_listening_reason(app, class).is_some() {
             settings.bind.clear();

@@ -48,6 +48,7 @@ pub use timer_wheel::TimerWheel;
 pub use tracker::{PooledTracker, WorkGuard, WorkTracker};
 
 use crate::app::ConfigError;
+pub use crate::os::credentials::Credentials;
 use crate::settings::Settings;
 
 /// A way to serve: what a worker does between boot and exit.
@@ -95,6 +96,16 @@ pub trait WorkerClass {
     /// Why this class cannot work with these settings.
     fn check(&self, settings: &Settings) -> Result<(), ConfigError> {
         let _ = settings;
+        Ok(())
+    }
+
+    /// Checks in the master, where [`check`](Self::check) does, what its workers need of the user and the
+    /// groups that they run as. The default accepts all.
+    ///
+    /// # Errors
+    /// Why this class cannot work with these credentials.
+    fn check_credentials(&self, credentials: &Credentials) -> Result<(), ConfigError> {
+        let _ = credentials;
         Ok(())
     }
 

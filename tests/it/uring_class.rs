@@ -1,4 +1,7 @@
-//! The class `uring` where the kernel permits no ring.
+//! The class `uring`: where the kernel permits no ring.
+
+use std::fs;
+use std::process::Command;
 
 use crate::launch::{Launch, uring_runs};
 use crate::support::{Exit, Server};
@@ -22,8 +25,8 @@ fn probe_leaves_no_ring_in_the_master() {
     }
     let server = Server::start(&["-k", "uring", "-w", "2"]);
     let rings = |pid: nix::unistd::Pid| {
-        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-        let targets = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let targets = files.filter_map(|file| fs::read_link(file.path()).ok());
         targets.filter(|target| target.to_string_lossy().contains("io_uring")).count()
     };
     assert_eq!(rings(server.pid), 0);
@@ -47,4 +50,41 @@ fn answer_of_a_slow_handler_is_sent() {
     assert_eq!(server.get("/").status(), 200);
     assert_eq!(server.workers()[0].pid, worker.pid);
     server.finish();
+}
+
+/// `kernel.io_uring_disabled` = 1 forbids rings to workers that have neither CAP_SYS_ADMIN nor the group
+/// of `kernel.io_uring_group`. The files are replaced in a mount namespace of the server alone.
+#[test]
+fn restricted_io_uring_is_for_root_and_the_group() {
+    let script = "mount --bind \"$1\" /proc/sys/kernel/io_uring_disabled && \
+                  mount --bind \"$2\" /proc/sys/kernel/io_uring_group && shift 2 && exec \"$@\"";
+    let dir = tempfile::tempdir().unwrap();
+    let files = ["1", "4321"].map(|text| dir.path().join(text));
+    files
+        .iter()
+        .for_each(|file| fs::write(file, file.file_name().unwrap().as_encoded_bytes()).unwrap());
+    let [disabled, group] = files.each_ref().map(|file| file.to_str().unwrap());
+    let words = ["unshare", "--mount", "sh", "-c", script, "sh", disabled, group];
+    let can_run = Command::new(words[0]).args(&words[1..]).arg("true").output();
+    if !can_run.is_ok_and(|output| output.status.success()) || !uring_runs() {
+        eprintln!("skipped: sysctls cannot be replaced");
+        return;
+    }
+    let words = [&words[..], &[env!("CARGO_BIN_EXE_ostler")]].concat();
+    let check = |flags: &[&str]| {
+        let flags = [&["-k", "uring", "--check-config"], flags].concat();
+        Launch::by(&words, &flags).plain().run()
+    };
+    for flags in [
+        &[][..],
+        &["--user", "root"],
+        &["--user", "12345", "--group", "4321"],
+        &["--group", "nogroup"],
+    ] {
+        let outcome = check(flags);
+        assert_eq!(outcome.exit, Exit::Code(0), "{flags:?}: {outcome:?}");
+    }
+    let outcome = check(&["--user", "12345", "--group", "4320"]);
+    assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+    assert!(outcome.stderr.contains("not in the group of kernel.io_uring_group"), "{outcome:?}");
 }

@@ -4,8 +4,7 @@ mod client_entry;
 mod event_loop;
 
 use ostler::app::ConfigError;
-use ostler::settings::Settings;
-use ostler::worker::{WorkerClass, WorkerContext, WorkerError, check_ring};
+use ostler::worker::{Credentials, WorkerClass, WorkerContext, WorkerError, check_ring};
 
 use event_loop::EventLoop;
 
@@ -19,8 +18,8 @@ impl WorkerClass for UringClass {
     }
 
     /// Tries io_uring in the master, so that its absence is an error at start.
-    fn check(&self, settings: &Settings) -> Result<(), ConfigError> {
-        check_ring(settings)
+    fn check_credentials(&self, credentials: &Credentials) -> Result<(), ConfigError> {
+        check_ring(credentials)
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
