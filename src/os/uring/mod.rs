@@ -302,6 +302,11 @@ impl Ring {
                 self.ring.submitter().enter::<libc::sigset_t>(queued, 0, GET_EVENTS, None)
             };
             self.collect();
+            // The kernel had no memory for results, and does not say which: it reports `EBADR` to a call
+            // that waits for results, and none does here.
+            if self.ring.completion().overflow() > 0 {
+                return Err(io::Error::other("io_uring has lost results for lack of memory"));
+            }
             match entered.map_err(|error| (error.raw_os_error(), error)) {
                 // No memory for more, or too many results: they have been collected now.
                 Ok(_) | Err((Some(libc::EAGAIN | libc::EBUSY | libc::EINTR), _)) => (),
@@ -347,6 +352,15 @@ impl Ring {
                 POLL => completions.push(Completion::Writable { token }),
                 _ => completions.push(Completion::NotCancelled { token }),
             }
+        }
+    }
+}
+
+impl Drop for Ring {
+    /// Submits what is queued: the descriptors of queued closes belong to nothing else.
+    fn drop(&mut self) {
+        if !self.ring.submission().is_empty() {
+            self.enter().ok(); // the end of the process closes them too
         }
     }
 }

@@ -173,6 +173,18 @@ fn more_sends_than_fit_are_sent_in_order() {
 }
 
 #[test]
+fn dropped_ring_has_closed_what_was_queued() {
+    let Some((mut ring, ours, mut theirs)) = open() else { return };
+    theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert!(ring.send(ours.as_fd(), b"last", 7).unwrap());
+    ring.close(ours.into()).unwrap();
+    drop(ring);
+    let mut text = String::new();
+    theirs.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "last");
+}
+
+#[test]
 fn sleeping_thread_is_told_of_results() {
     let Some((mut ring, ours, mut theirs)) = open() else { return };
     let queue = epoll::EventQueue::new().unwrap();
