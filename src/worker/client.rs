@@ -1,6 +1,7 @@
 //! A client: its socket and its session, and how far one turn drives them.
 
 mod completion;
+mod waiting;
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,8 +1,13 @@
-//! The class `uring`: where the kernel permits no ring.
+//! The class `uring`: where the kernel permits no ring, and what concerns receives in progress.
 
 use std::fs;
+use std::io::{ErrorKind, Write};
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
+
+use crate::client::Client;
+use crate::example::example;
 use crate::launch::{Launch, uring_runs};
 use crate::support::{Exit, Server};
 
@@ -87,4 +92,88 @@ fn restricted_io_uring_is_for_root_and_the_group() {
     let outcome = check(&["--user", "12345", "--group", "4320"]);
     assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
     assert!(outcome.stderr.contains("not in the group of kernel.io_uring_group"), "{outcome:?}");
+}
+
+/// The second request is in the socket when the first is received, which fills a buffer of 4 KiB: its
+/// receive is queued, and not submitted, when the drain begins.
+#[test]
+#[ignore = "slow"]
+fn drain_without_idle_time_answers_what_has_arrived() {
+    let Some(program) = example("zero_drain").filter(|_| uring_runs()) else { return };
+    let flags = ["-k", "uring", "-w", "1"];
+    let server = Launch::by(&[program.to_str().unwrap()], &flags).start();
+    let worker = server.wait_workers(1)[0];
+    let mut client = server.connect();
+    // A loop that is busy looks for signals in each fourth turn. Each of these takes one turn.
+    let mut busy = [(); 4].map(|()| server.connect());
+    for other in &mut busy {
+        assert_eq!(other.get("/").status(), 200);
+    }
+    for other in &mut busy {
+        other.ask("/sleep");
+        server.wait_taken(other);
+    }
+    let first = b"GET / HTTP/1.1\r\nHost: a\r\nX-Padding: ";
+    let padding = "x".repeat(4096 - first.len() - 4);
+    client.send([first, padding.as_bytes(), b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"].concat());
+    kill(worker.pid, Signal::SIGTERM).unwrap();
+    for _ in 0..2 {
+        assert_eq!(client.answer().text(), "answered\n");
+    }
+    client.expect_end();
+    server.wait_exited(worker.pid);
+    server.finish();
+}
+
+/// Clients that send much and read nothing fill what a worker keeps of received input. Then they are
+/// closed, and not a client with a few KiB.
+#[test]
+#[ignore = "slow"]
+fn client_with_most_waiting_input_is_closed_first() {
+    const GREEDY: usize = 700;
+    const LARGE: usize = 2_000_000;
+    if !uring_runs() {
+        return;
+    }
+    let launch = Launch::new(&["-k", "uring", "-w", "1", "--bind", "unix:socket"]).unbound();
+    let path = launch.path("socket");
+    let server = launch.start();
+    let worker = server.wait_workers(1)[0];
+    let open = || {
+        let mut client = Client::unix(path.as_ref()).unwrap();
+        assert_eq!(client.get("/").status(), 200); // from now on the kernel receives all
+        client
+    };
+    // Its answer is larger than the buffers of a socket.
+    let large = format!("GET /bytes?n={LARGE} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let flood = large.clone() + &"x".repeat(1 << 20);
+    let greedy: Vec<_> = (0..GREEDY)
+        .map(|_| {
+            let client = open();
+            client.stream.set_nonblocking(true).unwrap();
+            let mut rest = flood.as_bytes();
+            while let Ok(length @ 1..) = (&client.stream).write(rest) {
+                rest = &rest[length..];
+            }
+            client
+        })
+        .collect();
+    let small = "GET /pid HTTP/1.1\r\nHost: a\r\n\r\n".repeat(300);
+    let mut others = [(); 32].map(|()| open());
+    for client in &mut others {
+        client.send(large.clone() + &small);
+    }
+    let is_closed = |client: &&Client| {
+        let written = (&client.stream).write(b"x");
+        written.is_err_and(|error| error.kind() != ErrorKind::WouldBlock)
+    };
+    for client in &mut others {
+        assert_eq!(client.answer().body.len(), LARGE);
+        for _ in 0..300 {
+            assert_eq!(client.answer().text(), format!("{}\n", worker.pid));
+        }
+    }
+    assert!(greedy.iter().any(|client| is_closed(&client)), "the limit is reached");
+    drop(greedy);
+    server.finish();
 }

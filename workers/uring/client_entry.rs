@@ -29,7 +29,7 @@ pub(super) struct ClientEntry<'a> {
     pub(super) stops_waiting: bool,
     /// Whether it is in `EventLoop::ready`.
     pub(super) is_ready: bool,
-    /// How many of its received bytes are counted as waiting for its output.
+    /// How many bytes of `CompletionClient::waiting_bytes` are counted.
     pub(super) counted_bytes: usize,
     /// Whether it has been received from.
     has_received: bool,

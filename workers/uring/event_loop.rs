@@ -22,11 +22,13 @@ const RING: Token = Token(usize::MAX - 1);
 const EVENTS_MAX: usize = 64;
 /// How many turns a busy loop takes between two looks at listeners and signals.
 const BUSY_TURNS: u32 = 4;
-/// How many bytes may have been received, in all, for clients that do not read their output. A client
-/// that exceeds it is closed.
+/// How much memory may hold bytes that were received, in all, for clients that do not read their output.
+/// If it is exceeded, the client with the most is closed.
 const WAITING_BYTES_MAX: usize = 64 << 20;
-/// How many submissions collect what was received before a drain began.
-const DRAIN_TURNS_MAX: usize = 64;
+/// How many submissions collect what was received before a drain began, and how many clients have one
+/// more. A turn receives into 512 buffers.
+const DRAIN_TURNS_MIN: usize = 64;
+const CLIENTS_PER_DRAIN_TURN: usize = 64;
 
 // Fields: those of a loop over epoll, and those of a ring.
 pub(super) struct EventLoop<'a> {
@@ -137,15 +139,22 @@ impl<'a> EventLoop<'a> {
         if self.ctx.lifecycle().poll_stop() == StopRequest::Graceful && !self.draining {
             self.draining = true;
             self.acceptor.drain(&self.poll)?;
-            for _ in 0..DRAIN_TURNS_MAX {
-                if !self.turn()? {
-                    break; // all that was received before is known
-                }
-            }
+            self.receive_due()?;
             for index in self.indices() {
                 let Some(entry) = self.clients.get_mut(index) else { continue };
                 entry.client.drain(&mut self.buffers, &mut self.tracker);
                 self.advance(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives and answers what has arrived until now.
+    fn receive_due(&mut self) -> io::Result<()> {
+        for _ in 0..DRAIN_TURNS_MIN + self.clients.len() / CLIENTS_PER_DRAIN_TURN {
+            // A turn without results may have sent answers, whose clients are received from next.
+            if !self.turn()? && !self.ring.has_work() {
+                break;
             }
         }
         Ok(())
@@ -206,7 +215,8 @@ impl<'a> EventLoop<'a> {
         }
         let mut sending = std::mem::take(&mut self.sending);
         for index in sending.drain(..) {
-            let entry = &mut self.clients[index];
+            // It may have been closed because of its input.
+            let Some(entry) = self.clients.get_mut(index) else { continue };
             let count = std::mem::take(&mut entry.sending);
             if count > 0 {
                 entry.client.complete_send(count, &mut self.buffers, &mut self.tracker);
@@ -271,7 +281,7 @@ impl<'a> EventLoop<'a> {
     fn advance(&mut self, index: usize) -> io::Result<()> {
         let Some(entry) = self.clients.get(index) else { return Ok(()) };
         if entry.client.waiting_bytes() != entry.counted_bytes {
-            self.count_waiting(index);
+            self.count_waiting(index)?;
         }
         let entry = &mut self.clients[index];
         match entry.client.status() {
@@ -318,15 +328,24 @@ impl<'a> EventLoop<'a> {
         self.advance(index)
     }
 
-    /// Counts the bytes that wait for a client's output. Closes the client if they are too many.
-    fn count_waiting(&mut self, index: usize) {
+    /// Counts the bytes that wait for a client's output. While there are too many in all, closes the
+    /// client with the most.
+    #[cold]
+    fn count_waiting(&mut self, index: usize) -> io::Result<()> {
         let entry = &mut self.clients[index];
         let bytes = entry.client.waiting_bytes();
         let before = std::mem::replace(&mut entry.counted_bytes, bytes);
         self.waiting_bytes = self.waiting_bytes + bytes - before;
-        if bytes > before && self.waiting_bytes > WAITING_BYTES_MAX {
+        while self.waiting_bytes > WAITING_BYTES_MAX {
+            let most = self.clients.iter_mut().max_by_key(|(_, entry)| entry.counted_bytes);
+            let Some((greediest, entry)) = most else { break };
+            self.waiting_bytes -= std::mem::take(&mut entry.counted_bytes);
             entry.client.abort(&mut self.buffers, &mut self.tracker);
+            if greediest != index {
+                self.advance(greediest)?;
+            }
         }
+        Ok(())
     }
 
     fn send_ready(&mut self) -> io::Result<()> {

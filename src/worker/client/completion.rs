@@ -3,6 +3,7 @@
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::waiting::WaitingInput;
 use super::{Buffers, Client, DriveStatus, ROUNDS_MAX};
 use crate::os::clock;
 use crate::session::{CloseRisk, Wants};
@@ -40,15 +41,13 @@ impl Buffers {
 pub struct CompletionClient<'s> {
     client: Client<'s>,
     /// What was received while output waits.
-    waiting: Vec<u8>,
-    /// Whether the end of the stream comes after `waiting`.
-    has_ended: bool,
+    waiting: WaitingInput,
 }
 
 impl<'s> Client<'s> {
     /// Turns it into a client for completion-based I/O.
     pub fn into_completion(self) -> CompletionClient<'s> {
-        CompletionClient { client: self, waiting: Vec::new(), has_ended: false }
+        CompletionClient { client: self, waiting: WaitingInput::default() }
     }
 }
 
@@ -73,9 +72,9 @@ impl CompletionClient<'_> {
         self.client.session.unsent()
     }
 
-    /// Returns how many bytes were received, and wait until the output has been sent.
+    /// Returns how much memory holds bytes that were received, and wait until the output has been sent.
     pub fn waiting_bytes(&self) -> usize {
-        self.waiting.len()
+        self.waiting.memory()
     }
 
     /// Reports that the first `count` bytes of the output were sent.
@@ -134,25 +133,25 @@ impl CompletionClient<'_> {
             Wants::Linger if self.waiting.is_empty() => {
                 self.client.session.on_discarded(input.len(), clock::now());
             }
-            _ => {
-                self.waiting.extend_from_slice(input);
-                self.has_ended |= input.is_empty();
-            }
+            // The socket is closed whether input is unread or not.
+            Wants::Closed if self.client.session.close_risk() == CloseRisk::None => (),
+            _ => self.waiting.add(input),
         }
         self.advance(buffers, tracker);
     }
 
-    /// Reports that the connection is broken.
+    /// Reports that the connection is broken, or to be closed at once. What waits is dropped.
     pub fn abort(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         self.client.restore_records(tracker);
         self.client.session.abort();
+        self.waiting.clear();
         self.advance(buffers, tracker);
     }
 
     /// Returns whether the session may take bytes that are received from now on: it does not end with
     /// its output, and nothing that was received waits.
     pub fn takes_input(&self) -> bool {
-        self.client.session.is_open() && self.waiting.is_empty() && !self.has_ended
+        self.client.session.is_open() && self.waiting.is_empty()
     }
 
     /// Returns when [`expire`](Self::expire) is due, if nothing happens before.
@@ -192,8 +191,8 @@ impl CompletionClient<'_> {
         }
         let can_close = match self.client.session.close_risk() {
             CloseRisk::None => true,
-            _ if self.has_ended => true, // all input has been read
-            _ if !self.waiting.is_empty() => {
+            _ if self.waiting.has_ended() => true, // all input has been read
+            _ if self.waiting.has_bytes() => {
                 self.client.session.linger(clock::now());
                 false
             }
@@ -207,7 +206,7 @@ impl CompletionClient<'_> {
 
     /// Hands what waits to the session, and shuts the sending side down if the session lingers.
     fn advance(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
-        if !self.waiting.is_empty() || self.has_ended {
+        if !self.waiting.is_empty() {
             self.hand_over(buffers, tracker);
         }
         if self.client.is_lingering() {
@@ -219,15 +218,13 @@ impl CompletionClient<'_> {
     #[cold]
     fn hand_over(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         while let wants @ (Wants::Read | Wants::Linger) = self.client.session.wants() {
-            let input = mem::take(&mut self.waiting);
-            if input.is_empty() && !mem::take(&mut self.has_ended) {
-                return;
-            }
+            let Some(input) = self.waiting.next_piece() else { return };
+            let length = input.len();
             if wants == Wants::Read {
-                tracker.count_received(input.len());
+                tracker.count_received(length);
             }
-            let spare = &mut buffers.spare;
-            self.client.session.on_received(&input, spare, tracker, clock::now());
+            self.client.session.on_received(input, &mut buffers.spare, tracker, clock::now());
+            self.waiting.remove_piece(length);
         }
     }
 }
