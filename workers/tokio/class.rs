@@ -51,8 +51,8 @@ impl WorkerClass for TokioClass {
     fn threads(&self, settings: &Settings) -> usize {
         match settings.threads {
             1 => 1,
-            // A thread in `block_in_place` keeps its entry, and another thread works meanwhile.
-            threads => 2 * threads,
+            // The one that accepts, those of the runtime, and as many in `block_in_place`.
+            threads => 1 + 2 * threads,
         }
     }
 
