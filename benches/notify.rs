@@ -26,7 +26,7 @@ use self::common::Server;
 mod common;
 
 /// The arguments that tell the server from the bench.
-const SERVER: [&str; 2] = ["--worker-class", "meter"];
+const SERVER: [&str; 4] = ["--worker-class", "meter", "--timeout", "0"];
 
 const OPERATIONS: [&str; 4] = ["notify", "stopping", "begin and drop", "tracker begin and end"];
 
