@@ -271,7 +271,7 @@ async fn sized(Query(Sized { says, pieces, empty }): Query<Sized>) -> Response {
 
 /// Answers with a head of `n` bytes and no body.
 fn head_only(n: u64) -> Response {
-    let value = HeaderValue::try_from("x".repeat(n as usize)).unwrap();
+    let value = HeaderValue::try_from("x".repeat(n as usize)).expect("letters are a value");
     ([("x-long", value)], ()).into_response()
 }
 
