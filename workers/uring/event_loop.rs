@@ -290,12 +290,12 @@ impl<'a> EventLoop<'a> {
             DriveStatus::WantWrite => {
                 let output = entry.client.output();
                 let length = output.len();
-                if self.ring.send(entry.client.as_fd(), output, index)? {
-                    entry.sending = length;
-                    self.sending.push(index);
-                } else {
+                if !self.ring.send(entry.client.as_fd(), output, index)? {
                     return self.send_output(index);
                 }
+                entry.sending = length;
+                self.sending.push(index);
+                return Ok(()); // the next submission ends it, and its deadline is set then
             }
             DriveStatus::WantRead | DriveStatus::Yield => {
                 entry.start_receiving(&mut self.ring, index)?;
