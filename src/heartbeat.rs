@@ -11,9 +11,14 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::os::{clock, file, resources};
 use crate::time::MonotonicTime;
+
+/// If the number of workers follows the load, an idle worker that has sent no heartbeat for so long is
+/// stuck, and counts as busy. Such a worker sends one at least four times as often.
+pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(1);
 
 /// One worker's heartbeat file. The master reads its copy; the worker inherits one and writes it.
 #[derive(Debug)]

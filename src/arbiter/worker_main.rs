@@ -220,6 +220,7 @@ fn serve(
     let made = Lifecycle::new(LifecycleParts {
         heartbeat: init.heartbeat,
         timeout: settings.timeout,
+        is_scaled: settings.workers.range().is_some(),
         signals,
         board: Arc::clone(scoreboard),
         log: pool_generation.log.clone(),

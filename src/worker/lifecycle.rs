@@ -11,7 +11,7 @@ use slog::warn;
 use super::access::WorkerAccess;
 use super::entry_owners::EntryOwners;
 use crate::app::{RequestId, Unit};
-use crate::heartbeat::Heartbeat;
+use crate::heartbeat::{Heartbeat, SILENT_AFTER};
 use crate::log::access::UnitRecord;
 use crate::log::{Log, error_chain};
 use crate::os::signal::{self, Signal, SignalPipe};
@@ -53,6 +53,8 @@ pub struct Lifecycle {
 struct Beats {
     heartbeat: Heartbeat,
     timeout: Duration,
+    /// How long a class may sleep.
+    interval: Duration,
     unit_timeout: UnitTimeout,
     min_gap: Duration,
     /// When the next one is due, in nanoseconds; the end of time if `timeout` is 0.
@@ -78,6 +80,9 @@ pub(crate) struct LifecycleParts {
     pub(crate) heartbeat: Heartbeat,
     /// The longest silence and the longest unit of work; zero is no limit.
     pub(crate) timeout: Duration,
+    /// Whether the number of workers follows the load: then a worker that is silent for a second counts as
+    /// busy.
+    pub(crate) is_scaled: bool,
     /// The caught signals.
     pub(crate) signals: SignalPipe,
     /// The pool's scoreboard.
@@ -101,12 +106,22 @@ impl Lifecycle {
     /// There are no descriptors for a pipe.
     pub(crate) fn new(parts: LifecycleParts) -> io::Result<Self> {
         let LifecycleParts { heartbeat, timeout, .. } = parts;
+        let interval =
+            if parts.is_scaled { (timeout / 3).min(SILENT_AFTER / 4) } else { timeout / 3 };
         let due = AtomicU64::new(if timeout.is_zero() { u64::MAX } else { 0 });
         let unit_timeout = UnitTimeout::new(timeout);
         let dropped_before = parts.log.dropped();
         let min_gap = (timeout / 10).min(Duration::from_millis(100));
         Ok(Self {
-            beats: Beats { heartbeat, timeout, unit_timeout, min_gap, due, dropped_before },
+            beats: Beats {
+                heartbeat,
+                timeout,
+                interval,
+                unit_timeout,
+                min_gap,
+                due,
+                dropped_before,
+            },
             signals: parts.signals,
             stop: Stop {
                 request: AtomicU8::new(0),
@@ -152,16 +167,16 @@ impl Lifecycle {
         }
     }
 
-    /// Returns until when a class may sleep before it must call [`notify`](Self::notify) again: a
-    /// third of `timeout` from now; `None` if `timeout` is 0.
+    /// Returns until when a class may sleep before it must call [`notify`](Self::notify) again: one
+    /// [`heartbeat_interval`](Self::heartbeat_interval) from now; `None` if `timeout` is 0.
     pub fn next_heartbeat(&self) -> Option<MonotonicTime> {
         self.heartbeat_interval().map(|interval| clock::now().saturating_add(interval))
     }
 
     /// Returns how long a class may sleep before it must call [`notify`](Self::notify) again: a third
-    /// of `timeout`; `None` if `timeout` is 0.
+    /// of `timeout`, and at most 250 ms if the number of workers follows the load; `None` if `timeout` is 0.
     pub fn heartbeat_interval(&self) -> Option<Duration> {
-        (!self.beats.timeout.is_zero()).then(|| self.beats.timeout / 3)
+        (!self.beats.timeout.is_zero()).then_some(self.beats.interval)
     }
 
     /// Returns the present time.

@@ -25,6 +25,7 @@ use crate::support::{Exit, Server};
 on_every_class!(
     ramp_is_followed_and_nothing_is_lost,
     hung_worker_does_not_shrink_the_pool,
+    idle_pool_shrinks_and_stays_small_whatever_the_timeout,
     stopped_worker_is_busy,
     reuse_port_serves_all_queues_at_every_size,
     new_master_starts_with_the_count_of_the_old_one,
@@ -126,6 +127,22 @@ fn hung_worker_does_not_shrink_the_pool(class: &str) {
     assert_eq!(changes(&server).len(), 1, "none while the worker hung: {:?}", changes(&server));
     assert_eq!(server.get("/").status(), 200);
     server.wait_workers(1);
+    server.finish();
+}
+
+fn idle_pool_shrinks_and_stays_small_whatever_the_timeout(class: &str) {
+    let flags = ["-k", class, "-w", "1-2", "--threads", "1", "-t", "600s"];
+    let server = Launch::new(&flags).arg("--scale-down-after").arg("300ms").start();
+    let heavy = Holders::start(4, server.address(), "/sleep?ms=200", Duration::ZERO);
+    server.wait_workers(2);
+    heavy.finish();
+    server.wait_workers(1);
+    assert!(
+        !server.sees_record(Duration::from_secs(3), |_| false),
+        "a time to see that nothing changes"
+    );
+    let targets: Vec<_> = changes(&server).into_iter().map(|(from, to, _)| (from, to)).collect();
+    assert_eq!(targets, [(1, 2), (2, 1)]);
     server.finish();
 }
 

@@ -13,15 +13,12 @@ use super::supervisor::{Supervisor, WorkerId};
 use super::unix_queues::UnixQueues;
 use crate::arbiter::generation::PoolGeneration;
 use crate::arbiter::snapshot::{LastScalingSnapshot, ScalingSnapshot};
+use crate::heartbeat::SILENT_AFTER;
 use crate::log::Fields;
 use crate::os::{clock, listening, network_stats, process};
 use crate::scaling::{LoadSample, SAMPLE_INTERVAL, ScalingLimits, ScalingPolicy};
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
-
-/// An idle worker that has sent no heartbeat for so long is stuck, and counts as busy. A worker sends one
-/// at least ten times as often.
-const SILENT_AFTER: Duration = Duration::from_secs(1);
 
 /// More busy time than this, relative to the time that the threads had, is that of overlapping units of
 /// an asynchronous class: they say nothing of how busy the worker is.
