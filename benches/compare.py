@@ -254,15 +254,18 @@ def load(port, mode, seconds, connections, script):
 @contextlib.contextmanager
 def scraping(path):
     """Asks for the metrics at a unix socket each second, if there is one."""
-    end = threading.Event()
+    end, answers = threading.Event(), []
 
     def scrape():
         while not end.wait(1):
             with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(10)
                 client.connect(str(path))
                 client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-                while client.recv(1 << 16):
-                    pass
+                answer = b""
+                while piece := client.recv(1 << 16):
+                    answer += piece
+                answers.append(answer.startswith(b"HTTP/1.1 200"))
 
     thread = threading.Thread(target=scrape) if path else None
     if thread:
@@ -273,6 +276,8 @@ def scraping(path):
         end.set()
         if thread:
             thread.join()
+            if not answers or not all(answers):
+                raise Skipped("its metrics are not answered")
 
 
 def play(contestant, arguments, script):

@@ -23,7 +23,7 @@ on_every_class_slowly!(ten_rolling_updates_lose_nothing);
 /// How many pods serve.
 const REPLICAS: usize = 2;
 /// The setting `pre_stop` of a pod.
-const PRE_STOP: Duration = Duration::from_millis(700);
+const PRE_STOP: Duration = Duration::from_millis(1500);
 /// How long after SIGTERM the endpoint of a pod is still sent clients.
 const ENDPOINT_DELAY: Duration = Duration::from_millis(250);
 
@@ -111,10 +111,19 @@ fn manifests_agree_with_the_settings_and_the_program() {
     assert_eq!(&service["spec"]["selector"], labels);
     let budget = manifest("poddisruptionbudget.yaml");
     assert_eq!(&budget["spec"]["selector"]["matchLabels"], labels);
+    let metrics_service = manifest("metrics-service.yaml");
+    assert_eq!(&metrics_service["spec"]["selector"], labels);
     let monitor = manifest("servicemonitor.yaml");
-    assert_eq!(&monitor["spec"]["selector"]["matchLabels"], &service["metadata"]["labels"]);
+    let monitored = &monitor["spec"]["selector"]["matchLabels"];
+    assert_eq!(monitored, &metrics_service["metadata"]["labels"]);
     let scaler = manifest("horizontalpodautoscaler.yaml");
     assert_eq!(scaler["spec"]["scaleTargetRef"]["name"], deployment["metadata"]["name"]);
+    // `workers: auto` is the CPU limit, and a worker of this class has one thread.
+    let target = scaler["spec"]["metrics"][0]["pods"]["target"]["averageValue"].as_str().unwrap();
+    let target: u64 = target.strip_suffix('m').unwrap().parse().unwrap();
+    let cpus = container["resources"]["limits"]["cpu"].as_str().unwrap();
+    assert_eq!((&settings["workers"], &settings["worker_class"]), (&"auto".into(), &"mio".into()));
+    assert!(target < 1000 * cpus.parse::<u64>().unwrap(), "the target can be exceeded");
 
     let it = Controlled::start(&["-k", "mio"]);
     for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
@@ -143,9 +152,15 @@ fn manifests_agree_with_the_settings_and_the_program() {
 #[test]
 #[ignore = "slow"]
 fn manifests_are_valid_by_the_published_schemas() {
-    let program = env::var("TEST_KUBERNETES_VALIDATE");
-    let program = program.unwrap_or_else(|_| "kubernetes-validate".to_owned());
-    let of_cluster = ["deployment", "service", "poddisruptionbudget", "horizontalpodautoscaler"];
+    let given = env::var("TEST_KUBERNETES_VALIDATE");
+    let program = given.clone().unwrap_or_else(|_| "kubernetes-validate".to_owned());
+    let of_cluster = [
+        "deployment",
+        "service",
+        "metrics-service",
+        "poddisruptionbudget",
+        "horizontalpodautoscaler",
+    ];
     let files = of_cluster.map(|name| directory().join(format!("{name}.yaml")));
     let mut command = Command::new(&program);
     match command.args(["--strict", "--quiet"]).args(files).output() {
@@ -154,6 +169,7 @@ fn manifests_are_valid_by_the_published_schemas() {
                 String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{said}");
         }
+        Err(error) if given.is_ok() => panic!("{program}: {error}"),
         Err(error) => eprintln!("skipped: {program}: {error}"),
     }
 }

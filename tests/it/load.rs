@@ -253,7 +253,7 @@ fn kept(shared: &Shared, target: &Target) -> io::Result<()> {
         Err(_) if asked.elapsed() > KEEPALIVE_RACE_MIN && !target.offers(&picked) => return Ok(()),
         Err(error) => return Err(with_context("connect", error)),
     };
-    while !shared.stopped() && target.offers(&picked) {
+    while !shared.stopped() {
         let before = std::mem::replace(&mut asked, Instant::now());
         let sent = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
         let idle = before.elapsed();

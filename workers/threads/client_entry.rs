@@ -85,7 +85,12 @@ impl<'a> ClientEntry<'a> {
             }
             inner.state = ClientState::Running;
         }
-        Some(lock(&self.client))
+        Some(self.client())
+    }
+
+    /// Locks the client. Only for the thread that runs it.
+    pub(super) fn client(&self) -> MutexGuard<'_, Option<Client<'a>>> {
+        lock(&self.client)
     }
 
     /// Marks a client that has yielded as queued again.

@@ -40,10 +40,10 @@ const WAKE: Token = Token(0);
 const MAIN_WAKE: Token = Token(1);
 /// How long no task may be taken before sleeping threads are woken: those awake may be blocked.
 const STALL: Duration = Duration::from_millis(1);
-/// The same while the pool is *calm*: the last checks have woken no thread. A check is a context switch,
+/// The same while the pool is *calm*: the last checks have all seen progress. A check is a context switch,
 /// which costs as much as a short request.
 const CALM_STALL: Duration = Duration::from_millis(4);
-/// After how many checks in a row that woke no thread the pool is calm.
+/// After how many such checks in a row the pool is calm.
 const CALM_CHECKS: u32 = 16;
 
 impl WorkerClass for ThreadsClass {
@@ -106,7 +106,7 @@ struct MainThread<'s, 'a> {
     timers: TimerWheel,
     /// The progress of the pool at the last check.
     progress: Option<Progress>,
-    /// How many checks in a row have woken no thread.
+    /// How many checks in a row have seen progress.
     calm_checks: u32,
     draining: bool,
 }
@@ -281,9 +281,10 @@ fn drive<'a>(
 ) -> TaskStatus {
     let entry = &task.entry;
     let Some(mut running) = entry.take() else { return TaskStatus::Done };
-    let Some(client) = running.as_mut() else { return TaskStatus::Done };
-    client.expire(ctx.lifecycle().now(), buffers, tracker);
-    loop {
+    if let Some(client) = running.as_mut() {
+        client.expire(ctx.lifecycle().now(), buffers, tracker);
+    }
+    while let Some(client) = running.as_mut() {
         let mode = if entry.is_peer_closed() {
             ReadMode::UntilWouldBlock
         } else {
@@ -306,13 +307,15 @@ fn drive<'a>(
                     break;
                 }
                 task.is_new = false;
-                match entry.park(status, client.deadline()) {
+                let deadline = client.deadline();
+                drop(running); // once it is parked, another thread may take it
+                match entry.park(status, deadline) {
                     ParkResult::CheckInTime => return TaskStatus::Done,
                     ParkResult::CheckTooLate => {
                         shared.report_late_check(task.index);
                         return TaskStatus::Done;
                     }
-                    ParkResult::EventPending => (),
+                    ParkResult::EventPending => running = entry.client(),
                 }
             }
             DriveStatus::Closed => break,

@@ -10,7 +10,7 @@ use crate::time::MonotonicTime;
 /// or one snapshot, or one answer that is rendered.
 const TURN_MAX: Duration = Duration::from_millis(2);
 /// CPU time spent on clients is paid off in this many times as long: a flood of requests takes at most a
-/// tenth of the master's time, and a master that others keep from running pays for what it did alone.
+/// tenth of a core, and a master that others keep from running pays for what it did alone.
 const PAY_FACTOR: u32 = 10;
 /// How much time may be unpaid before clients wait. So a client that asks once in a while never waits, and
 /// wakes no master at the end of a pause: that costs a turn of the loop.

@@ -213,7 +213,7 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
     Metric {
         name: "ostler_accept_wait_seconds",
         kind: Kind::Histogram,
-        help: "How long TCP clients have waited before they were accepted, of one in 64 (steps of up to 10 ms).",
+        help: "How long TCP clients have waited before they were accepted, of one in 61 (steps of up to 10 ms).",
         samples: |snapshot, out| {
             for pool in snapshot.pools.iter().filter(|pool| !pool.has_program) {
                 out.accept_waits(&[("pool", &pool.name)], &pool.totals.work.counts.accept_waits);
