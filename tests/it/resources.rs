@@ -27,6 +27,12 @@ on_concurrent_classes!(
     worker_connections_limits_accepted_clients,
 );
 
+/// Waits until a worker watches its listener: `sync` makes the descriptor for it as it first sleeps.
+fn wait_watching(worker: Pid) {
+    let has_epoll = || !descriptors_to(worker, "eventpoll").is_empty();
+    wait_until("the worker watches its listener", has_epoll);
+}
+
 fn fifty_replacements_leak_nothing(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     let mut workers = server.wait_workers(2);
@@ -39,8 +45,7 @@ fn fifty_replacements_leak_nothing(class: &str) {
         workers[round % 2] = server.wait_replaced(victim);
         assert_eq!(stat(server.pid).unwrap().threads, 1);
         if round == 1 {
-            let has_epoll = || !descriptors_to(workers[1].pid, "eventpoll").is_empty();
-            wait_until("the worker watches its listener", has_epoll); // sync: as it first sleeps
+            wait_watching(workers[1].pid);
             (of_master, of_worker) = (count(server.pid), count(workers[1].pid));
         }
     }
@@ -62,6 +67,7 @@ fn cpu_percent(pid: Pid) -> u64 {
 fn accept_pauses_without_descriptors(class: &str) {
     let server = Server::start(&["-k", class]);
     let worker = server.workers()[0];
+    wait_watching(worker.pid);
     let before = descriptors(worker.pid);
     server.get("/");
     wait_until("the client is forgotten", || descriptors(worker.pid) == before);
@@ -116,6 +122,7 @@ fn worker_connections_limits_accepted_clients(class: &str) {
 fn disconnected_client_leaks_no_descriptor(class: &str) {
     let server = Server::start(&["-k", class]);
     let worker = server.workers()[0];
+    wait_watching(worker.pid);
     let before = descriptors(worker.pid).len();
     for round in 0..200 {
         match round % 4 {
