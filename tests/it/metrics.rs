@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::client::Client;
 use crate::control::{Controlled, samples};
 use crate::launch::Launch;
-use crate::proc::wait_until;
+use crate::proc::{threads_stand_still, wait_until};
 
 on_every_class!(
     work_is_timed_and_counted,
@@ -152,6 +152,7 @@ fn wait_before_the_accept_is_sampled(class: &str) {
     (0..61).for_each(|_| assert_eq!(server.get("/").status(), 200));
     let worker = server.wait_workers(1)[0];
     kill(worker.pid, Signal::SIGSTOP).unwrap();
+    wait_until("all its threads stop", || threads_stand_still(worker.pid));
     let mut waiting = server.connect();
     waiting.ask("/");
     thread::sleep(Duration::from_millis(600)); // this is what is measured
