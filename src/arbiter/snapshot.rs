@@ -210,6 +210,11 @@ pub(super) struct ExitSnapshot {
 }
 
 impl Snapshot {
+    /// Returns the pools whose units of work are counted: those without a program.
+    pub(super) fn counted_pools(&self) -> impl Iterator<Item = &PoolSnapshot> {
+        self.pools.iter().filter(|pool| !pool.has_program)
+    }
+
     /// Returns why the service is not ready; `None` if it is: every pool has a ready worker, and none
     /// stops or is suspended.
     pub(super) fn unready_reason(&self) -> Option<String> {

@@ -13,7 +13,6 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_yaml::Value;
 
-use crate::client::Client;
 use crate::control::Controlled;
 use crate::load::{Endpoints, Load};
 use crate::proc::wait_until;
@@ -31,11 +30,7 @@ const ENDPOINT_DELAY: Duration = Duration::from_millis(250);
 fn ready_pod(class: &str) -> Controlled {
     let pre_stop = format!("{}ms", PRE_STOP.as_millis());
     let pod = Controlled::start(&["-k", class, "-w", "2", "--pre-stop", &pre_stop]);
-    wait_until("the pod is ready", || {
-        let probe =
-            Client::tcp(pod.metrics_address()).and_then(|mut it| it.try_get_last("/readyz"));
-        probe.is_ok_and(|answer| answer.status() == 200)
-    });
+    wait_until("the pod is ready", || pod.ask_metrics("/readyz", &[]).status() == 200);
     pod
 }
 

@@ -52,6 +52,18 @@ impl Target {
         }
     }
 
+    /// Opens a connection for the next client. Returns `None` if the client was delayed, and its address
+    /// was taken away meanwhile.
+    fn connect_offered(&self) -> io::Result<Option<Client>> {
+        let begun = Instant::now();
+        let picked = self.pick();
+        match picked.connect() {
+            Ok(client) => Ok(Some(client)),
+            Err(_) if begun.elapsed() > KEEPALIVE_RACE_MIN && !self.offers(&picked) => Ok(None),
+            Err(error) => Err(with_context("connect", error)),
+        }
+    }
+
     /// Returns the address for the next client.
     fn pick(&self) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -225,12 +237,7 @@ pub fn is_refusal(error: &io::Error) -> bool {
 /// Opens a connection for each request.
 fn fresh(shared: &Shared, target: &Target) -> io::Result<()> {
     let begun = Instant::now();
-    let picked = target.pick();
-    let mut client = match picked.connect() {
-        Ok(client) => client,
-        Err(_) if begun.elapsed() > KEEPALIVE_RACE_MIN && !target.offers(&picked) => return Ok(()),
-        Err(error) => return Err(with_context("connect", error)),
-    };
+    let Some(mut client) = target.connect_offered()? else { return Ok(()) };
     let sent = client.try_send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     let idle = begun.elapsed();
     match sent.and_then(|()| client.try_answer()) {
@@ -247,12 +254,7 @@ fn fresh(shared: &Shared, target: &Target) -> io::Result<()> {
 fn kept(shared: &Shared, target: &Target) -> io::Result<()> {
     // An answer may have arrived long before its client had time to read it.
     let mut asked = Instant::now();
-    let picked = target.pick();
-    let mut client = match picked.connect() {
-        Ok(client) => client,
-        Err(_) if asked.elapsed() > KEEPALIVE_RACE_MIN && !target.offers(&picked) => return Ok(()),
-        Err(error) => return Err(with_context("connect", error)),
-    };
+    let Some(mut client) = target.connect_offered()? else { return Ok(()) };
     while !shared.stopped() {
         let before = std::mem::replace(&mut asked, Instant::now());
         let sent = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");

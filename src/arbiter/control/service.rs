@@ -16,7 +16,8 @@ use crate::settings::Settings;
 /// How large the body of a command may be.
 const BODY_BYTES_MAX: usize = 64 << 10;
 
-/// The services of both endpoints. It outlives the [`ControlServer`](super::ControlServer), whose connections borrow it.
+/// The services of both endpoints. It outlives the [`ControlServer`](super::ControlServer), whose
+/// connections borrow it.
 pub(crate) struct ControlService {
     pub(super) addresses: Vec<(Endpoint, Address)>,
     pub(super) statsd: Option<Address>,

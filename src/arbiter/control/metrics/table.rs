@@ -91,7 +91,7 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
         kind: Kind::Histogram,
         help: "How long units of work have taken.",
         samples: |snapshot, out| {
-            for pool in snapshot.pools.iter().filter(|pool| !pool.has_program) {
+            for pool in snapshot.counted_pools() {
                 out.histogram(&[("pool", &pool.name)], &pool.totals.work);
             }
         },
@@ -215,7 +215,7 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
         kind: Kind::Histogram,
         help: "How long TCP clients have waited before they were accepted, of one in 61 (steps of up to 10 ms).",
         samples: |snapshot, out| {
-            for pool in snapshot.pools.iter().filter(|pool| !pool.has_program) {
+            for pool in snapshot.counted_pools() {
                 out.accept_waits(&[("pool", &pool.name)], &pool.totals.work.counts.accept_waits);
             }
         },

@@ -135,7 +135,7 @@ impl Samples<'_> {
         snapshot: &Snapshot,
         value: impl Fn(&PoolSnapshot) -> V,
     ) {
-        for pool in snapshot.pools.iter().filter(|pool| !pool.has_program) {
+        for pool in snapshot.counted_pools() {
             self.add(&[("pool", &pool.name)], value(pool));
         }
     }
