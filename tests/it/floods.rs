@@ -88,7 +88,8 @@ fn stopped_and_continued_worker_costs_the_master_little(class: &str) {
     });
 }
 
-/// Has a worker make children of its master, faster than one process can reap them.
+/// Has a worker make children of its master, faster than one process can reap them. Each thread waits
+/// while 128 of its children have not been reaped: the machine must not run out of PIDs.
 const CHILDREN_OF_THE_MASTER: &str = r#"
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -106,8 +107,13 @@ static void *flood(void *stack) {
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, 0);
-    for (;;)
-        clone(child, (char *)stack + sizeof stacks[0], CLONE_PARENT | CLONE_VM | CLONE_VFORK | SIGCHLD, 0);
+    pid_t children[128] = {0};
+    for (unsigned n = 0;; n++) {
+        pid_t *oldest = &children[n % 128];
+        while (*oldest > 0 && kill(*oldest, 0) == 0)
+            sched_yield();
+        *oldest = clone(child, (char *)stack + sizeof stacks[0], CLONE_PARENT | CLONE_VM | CLONE_VFORK | SIGCHLD, 0);
+    }
 }
 
 int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
