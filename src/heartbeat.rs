@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::os::{clock, file, resources};
+use crate::os::{clock, file, memory, resources};
 use crate::time::MonotonicTime;
 
 /// If the number of workers follows the load, an idle worker that has sent no heartbeat for so long is
@@ -27,22 +27,32 @@ pub(crate) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Creates the file in `dir`, with the current time as its first heartbeat.
+    /// Creates the file in `dir`, or in memory if there is none, with the current time as its first
+    /// heartbeat.
     ///
     /// # Errors
     /// The directory is missing, full or read-only; too many open files.
-    pub(crate) fn new(dir: &Path) -> io::Result<Self> {
-        let heartbeat = Self { file: file::anonymous_file(dir)? };
+    fn new(dir: Option<&Path>) -> io::Result<Self> {
+        let file = dir.map_or_else(memory::anonymous_file, file::anonymous_file)?;
+        let heartbeat = Self { file };
         heartbeat.beat(clock::now())?;
         Ok(heartbeat)
     }
 
-    /// Gives the file to another user and group, whose processes may then write heartbeats.
+    /// Creates the file for the processes of a user, or of the master's own.
     ///
     /// # Errors
-    /// `EPERM` without the privilege.
-    pub(crate) fn chown(&self, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
-        file::chown(self.file.as_fd(), user, group)
+    /// Those of [`new`](Self::new); `EPERM` without the privilege to change the owner.
+    pub(crate) fn owned_by(
+        dir: Option<&Path>,
+        user: Option<u32>,
+        group: Option<u32>,
+    ) -> io::Result<Self> {
+        let heartbeat = Self::new(dir)?;
+        if user.is_some() {
+            file::chown(heartbeat.file.as_fd(), user, group)?;
+        }
+        Ok(heartbeat)
     }
 
     /// Writes a heartbeat at `now`.
@@ -80,21 +90,18 @@ impl Heartbeat {
 /// # Errors
 /// Why not. A shortage, such as a full disk, is no error: it may pass.
 pub(crate) fn check_dir(dir: &Path, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
-    let result = Heartbeat::new(dir).and_then(|file| match user {
-        Some(_) => file.chown(user, group),
-        None => Ok(()),
-    });
-    match result {
+    match Heartbeat::owned_by(Some(dir), user, group) {
         Err(error) if !resources::is_shortage(&error) => Err(error),
-        Ok(()) | Err(_) => Ok(()),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
 /// Returns the default directory of heartbeat files: /dev/shm if it is writable, since a disk may
-/// stall; otherwise the system's temporary directory. To find out, it creates an unlinked file.
-pub(crate) fn default_dir() -> PathBuf {
-    let shm = Path::new("/dev/shm");
-    if file::anonymous_file(shm).is_ok() { shm.to_path_buf() } else { std::env::temp_dir() }
+/// stall; otherwise the system's temporary directory; none if that is not writable either, as in a
+/// container with a read-only root. To find out, it creates unlinked files.
+pub(crate) fn default_dir() -> Option<PathBuf> {
+    let dirs = [PathBuf::from("/dev/shm"), std::env::temp_dir()];
+    dirs.into_iter().find(|dir| file::anonymous_file(dir).is_ok())
 }
 
 #[cfg(test)]
@@ -103,16 +110,18 @@ mod tests {
 
     #[test]
     fn last_beat_is_exact_to_the_nanosecond() {
-        let heartbeat = Heartbeat::new(&std::env::temp_dir()).unwrap();
-        assert!(heartbeat.last_beat().unwrap() <= clock::now());
-        for nanos in [0, 1, 999_999_999, 1_000_000_000, 86_400_000_000_007] {
-            heartbeat.beat(MonotonicTime::from_nanos(nanos)).unwrap();
-            assert_eq!(heartbeat.last_beat().unwrap(), MonotonicTime::from_nanos(nanos));
+        for dir in [Some(std::env::temp_dir()), None] {
+            let heartbeat = Heartbeat::new(dir.as_deref()).unwrap();
+            assert!(heartbeat.last_beat().unwrap() <= clock::now());
+            for nanos in [0, 1, 999_999_999, 1_000_000_000, 86_400_000_000_007] {
+                heartbeat.beat(MonotonicTime::from_nanos(nanos)).unwrap();
+                assert_eq!(heartbeat.last_beat().unwrap(), MonotonicTime::from_nanos(nanos));
+            }
         }
     }
 
     #[test]
     fn new_in_missing_dir_fails() {
-        assert!(Heartbeat::new(Path::new("/nonexistent/dir")).is_err());
+        assert!(Heartbeat::new(Some(Path::new("/nonexistent/dir"))).is_err());
     }
 }

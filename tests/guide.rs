@@ -20,8 +20,17 @@ const PAGES: [&str; 5] =
 const DESIGN: &str = "docs/design";
 
 /// Directories of this package: a code span that begins with one of them is the path of a file.
-const FOLDERS: [&str; 8] =
-    ["benches/", "config/", "docs/", "examples/", "src/", "templates/", "tests/", "workers/"];
+const FOLDERS: [&str; 9] = [
+    "benches/",
+    "config/",
+    "docs/",
+    "examples/",
+    "packaging/",
+    "src/",
+    "templates/",
+    "tests/",
+    "workers/",
+];
 
 /// Paths that only a crate made by `ostler new` has.
 const SCAFFOLD_FILES: [&str; 6] = [

@@ -57,7 +57,7 @@ complete -c ostler -l oom-score-adj -d 'OOM score adjustment of workers, -1000 t
 complete -c ostler -l chdir -d 'Working directory of workers. It must exist. [default: none]' -r
 complete -c ostler -s e -l env -d 'Environment variable of workers. May be repeated. [default: none]' -r
 complete -c ostler -s n -l name -l proc-name -d 'Name shown in process titles [default: ostler] [key: proc_name]' -r
-complete -c ostler -l worker-tmp-dir -d 'Directory for heartbeat files and the notification sockets of programs, preferably in memory. None means /dev/shm if usable, otherwise the system\'s temporary directory. [default: none]' -r
+complete -c ostler -l worker-tmp-dir -d 'Directory for heartbeat files and the notification sockets of programs, preferably in memory. None means /dev/shm if usable, otherwise the system\'s temporary directory. If neither is usable, heartbeats need no directory; programs do. [default: none]' -r
 complete -c ostler -l control-socket -d 'Unix socket of the control interface (HTTP and JSON), for root, the master\'s own user and control_users. Its directory must exist. [default: none]' -r
 complete -c ostler -l control-user -l control-users -d 'User, by name or number, that may use control_socket besides root and the master\'s own. The socket\'s mode is then 0666, and the master checks the user of each client. May be repeated. [default: none] [key: control_users]' -r
 complete -c ostler -l metrics-bind -d 'Address for metrics, probes and a status page, which change nothing: HOST:PORT, :PORT, [V6]:PORT or unix:PATH [default: none]' -r

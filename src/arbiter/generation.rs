@@ -36,7 +36,6 @@ pub(crate) struct ResolvedConfig<'a> {
 
 /// The settings of a pool, and what they name.
 pub(crate) struct PoolSpec<'a> {
-    /// The pool's name.
     pub(crate) name: String,
     pub(crate) settings: Settings,
     pub(crate) app: &'a dyn App,
@@ -44,7 +43,8 @@ pub(crate) struct PoolSpec<'a> {
     pub(crate) credentials: Credentials,
     /// Mode and owner of unix socket paths.
     pub(crate) socket_access: Access,
-    pub(crate) heartbeat_dir: PathBuf,
+    /// None: heartbeat files are in memory.
+    pub(crate) heartbeat_dir: Option<PathBuf>,
 }
 
 /// The master's settings and log.

@@ -19,13 +19,15 @@ pub(super) fn gather(configuration: &Configuration) -> Facts {
     let pid = running.unwrap_or_else(Pid::this);
     let cgroups = Cgroups::find();
     let sysctl = |key: &str| number_in(&format!("/proc/sys/{key}"));
-    let heartbeat_dir = master.worker_tmp_dir.clone().unwrap_or_else(heartbeat::default_dir);
-    let in_memory = file::is_in_memory(&heartbeat_dir).ok();
+    let heartbeat_dir = master.worker_tmp_dir.clone().or_else(heartbeat::default_dir);
     Facts {
         nofile: nofile_limits(pid).or_else(|| nofile_limits(Pid::this())),
         somaxconn: sysctl("net/core/somaxconn"),
         syn_backlog: sysctl("net/ipv4/tcp_max_syn_backlog"),
-        heartbeat_dir: in_memory.map(|in_memory| (heartbeat_dir, in_memory)),
+        heartbeat_dir: heartbeat_dir.and_then(|dir| {
+            let in_memory = file::is_in_memory(&dir).ok()?;
+            Some((dir, in_memory))
+        }),
         memory_limit: cgroups.memory_limit(pid),
         pids_limit: cgroups.process_limit(pid),
         is_root: credentials::effective_uid() == 0,

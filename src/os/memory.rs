@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +41,15 @@ impl SharedMemory {
     pub(crate) fn id(&self) -> MappingId {
         self.0.id()
     }
+}
+
+/// Creates a file without a name in memory, and returns its only descriptor, which is close-on-exec. It
+/// needs no directory.
+///
+/// # Errors
+/// `ENOMEM`, `EMFILE` or `ENFILE`, from memfd_create(2).
+pub(crate) fn anonymous_file() -> io::Result<OwnedFd> {
+    Ok(memfd_create(c"ostler", MFdFlags::MFD_CLOEXEC)?)
 }
 
 /// Words that the process which made them writes and its children can only read: zero at first.

@@ -142,9 +142,9 @@ impl Catalog {
         if !needs_app(class) {
             settings.app.clear();
         }
-        let heartbeat_dir = find_heartbeat_dir(settings, &credentials)?;
-        if class.runs_command() {
-            worker::check_notify_path(&heartbeat_dir)
+        let heartbeat_dir = find_heartbeat_dir(settings, class, &credentials)?;
+        if let Some(dir) = heartbeat_dir.as_deref().filter(|_| class.runs_command()) {
+            worker::check_notify_path(dir)
                 .map_err(|error| setting_error(settings, "worker_tmp_dir", &error))?;
         }
         Ok(PoolSpec {
@@ -219,17 +219,22 @@ fn find_credentials(settings: &Settings, lookups: &Lookups) -> Result<Credential
     Ok(credentials)
 }
 
-/// Finds the directory of the heartbeat files, and checks that they can be created there.
+/// Finds the directory of the heartbeat files, and checks that they can be created there. Without one they
+/// are in memory; the notification sockets of programs need one.
 fn find_heartbeat_dir(
     settings: &Settings,
+    class: &dyn WorkerClass,
     credentials: &Credentials,
-) -> Result<PathBuf, RuntimeError> {
-    let dir = settings.worker_tmp_dir.clone().unwrap_or_else(heartbeat::default_dir);
+) -> Result<Option<PathBuf>, RuntimeError> {
+    let found = settings.worker_tmp_dir.clone().or_else(heartbeat::default_dir);
+    let Some(dir) = found.or_else(|| class.runs_command().then(std::env::temp_dir)) else {
+        return Ok(None);
+    };
     heartbeat::check_dir(&dir, credentials.user(), credentials.group()).map_err(|error| {
         let reason = format!("cannot create heartbeat files in {dir:?}: {error}");
         setting_error(settings, "worker_tmp_dir", &reason)
     })?;
-    Ok(dir)
+    Ok(Some(dir))
 }
 
 /// Finds the owner and group of the paths of unix sockets.

@@ -543,7 +543,8 @@ define_settings! {
             short 'n', flag "name", alias "proc-name", scope master, fixed single_instance;
 
         /// Directory for heartbeat files and the notification sockets of programs, preferably in
-        /// memory. None means /dev/shm if usable, otherwise the system's temporary directory.
+        /// memory. None means /dev/shm if usable, otherwise the system's temporary directory. If neither
+        /// is usable, heartbeats need no directory; programs do.
         worker_tmp_dir: Option<PathBuf> = None, OptionalOf(DIR), "DIR";
     }
     "Control" {

@@ -152,6 +152,7 @@ mod closing;
 mod commands;
 mod config_files;
 mod connection;
+mod container;
 mod control;
 mod control_bounds;
 mod control_path;

@@ -188,14 +188,10 @@ impl<'a> ProcessTable<'a> {
         pool_generation: &PoolGeneration<'a>,
     ) -> Result<Pid, SpawnError> {
         let spec = &pool_generation.spec;
-        let heartbeat = make_heartbeat(spec)
+        let (user, group) = (spec.credentials.user(), spec.credentials.group());
+        let heartbeat = Heartbeat::owned_by(spec.heartbeat_dir.as_deref(), user, group)
             .map_err(|source| SpawnError::Heartbeat { dir: spec.heartbeat_dir.clone(), source })?;
-        if spec.class.runs_command() && self.workers.is_empty() {
-            let user = spec.credentials.user();
-            private_dir::remove_stale(&spec.heartbeat_dir, NOTIFY_SOCKET_NAME, user);
-        }
-        let notify_dir = make_notify_dir(spec)
-            .map_err(|source| SpawnError::NotifyDir { dir: spec.heartbeat_dir.clone(), source })?;
+        let notify_dir = self.make_notify_dir(spec)?;
         let row = pool_generation.rows.take_row().ok_or(SpawnError::NoFreeRow)?;
         let pid =
             self.fork(request, pool_generation, row.index(), &heartbeat, notify_dir.as_ref())?;
@@ -413,28 +409,24 @@ impl<'a> ProcessTable<'a> {
         self.workers.values().for_each(|worker| process::send_sigurg(worker.pid));
     }
 
+    /// Creates the directory for the notification socket of a program, if the class runs one.
+    fn make_notify_dir(&self, spec: &PoolSpec<'_>) -> Result<Option<PrivateDir>, SpawnError> {
+        let dir = spec.heartbeat_dir.as_deref().filter(|_| spec.class.runs_command());
+        let Some(dir) = dir else { return Ok(None) };
+        let (user, group) = (spec.credentials.user(), spec.credentials.group());
+        if self.workers.is_empty() {
+            private_dir::remove_stale(dir, NOTIFY_SOCKET_NAME, user);
+        }
+        let created = PrivateDir::create(dir, NOTIFY_SOCKET_NAME, user, group);
+        created.map(Some).map_err(|source| SpawnError::NotifyDir { dir: dir.into(), source })
+    }
+
     /// Signals a worker. It has not been reaped, so that its pid cannot have been reused.
     fn signal(&self, id: WorkerId, send: impl FnOnce(Pid)) {
         if let Some(worker) = self.workers.get(&id) {
             send(worker.pid);
         }
     }
-}
-
-fn make_heartbeat(spec: &PoolSpec<'_>) -> io::Result<Heartbeat> {
-    let heartbeat = Heartbeat::new(&spec.heartbeat_dir)?;
-    if spec.credentials.user().is_some() {
-        heartbeat.chown(spec.credentials.user(), spec.credentials.group())?;
-    }
-    Ok(heartbeat)
-}
-
-/// Creates the directory for the notification socket of a program, if the class runs one.
-fn make_notify_dir(spec: &PoolSpec<'_>) -> io::Result<Option<PrivateDir>> {
-    let (dir, credentials) = (&spec.heartbeat_dir, &spec.credentials);
-    let create =
-        || PrivateDir::create(dir, NOTIFY_SOCKET_NAME, credentials.user(), credentials.group());
-    spec.class.runs_command().then(create).transpose()
 }
 
 fn process_exit(exit: Exit) -> ProcessExit {

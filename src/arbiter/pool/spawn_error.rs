@@ -2,15 +2,22 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::os::resources::is_shortage;
 
 /// Why a worker could not be started.
 #[derive(Debug)]
 pub(super) enum SpawnError {
-    Heartbeat { dir: PathBuf, source: io::Error },
-    NotifyDir { dir: PathBuf, source: io::Error },
+    /// Without a directory: in memory.
+    Heartbeat {
+        dir: Option<PathBuf>,
+        source: io::Error,
+    },
+    NotifyDir {
+        dir: PathBuf,
+        source: io::Error,
+    },
     NoFreeRow,
     WakeupFd(io::Error),
     Fork(io::Error),
@@ -33,7 +40,8 @@ impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Heartbeat { dir, source } => {
-                write!(f, "failed to create heartbeat file in {}: {source}", dir.display())
+                let place = dir.as_deref().unwrap_or(Path::new("memory")).display();
+                write!(f, "failed to create heartbeat file in {place}: {source}")
             }
             Self::NotifyDir { dir, source } => {
                 let dir = dir.display();
