@@ -78,6 +78,43 @@ fn bash_completes_flags_and_commands() {
     }
 }
 
+/// Types words and a tab into an interactive shell, whose commands print their arguments.
+const ZSH: &str = r#"
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell "fpath=($1 \$fpath); PS1=; autoload -U compinit; compinit -D -u"
+zpty -w shell 'ostler() { print -r -- "arguments: $*" }; ostlerctl() { ostler "$@" }'
+for words in 'ostler --print-sch' 'ostlerctl relo'; do
+    zpty -w shell "$words"$'\t'
+done
+zpty -r -m shell found "*arguments: --print-schema*arguments: reload*"
+print found
+"#;
+
+#[test]
+fn zsh_completes_flags_and_commands() {
+    let dir = source("config/completions");
+    let args = ["30", "zsh", "-f", "-c", ZSH, "zsh", dir.to_str().unwrap()];
+    if run("zsh", &["--version"], "").is_some() {
+        let output = run("timeout", &args, "").unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "found\n", "{output:?}");
+    }
+}
+
+#[test]
+fn fish_completes_flags_and_commands() {
+    for (program, word, expected) in
+        [("ostler", "--print-s", "--print-schema"), ("ostlerctl", "rel", "reload")]
+    {
+        let file = source(&format!("config/completions/{program}.fish"));
+        let script =
+            format!("source {}; complete --do-complete '{program} {word}'", file.display());
+        let Some(output) = run("fish", &["--no-config", "-c", &script], "") else { return };
+        let found = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(found.starts_with(expected), "{program} {word}: {output:?}");
+    }
+}
+
 /// Says for each document whether the schema accepts it, one line each.
 const VALIDATOR: &str = "
 import json, sys
