@@ -167,6 +167,7 @@ mod ctl_operations;
 #[cfg(feature = "ctl")]
 mod ctl_top;
 mod daemons;
+mod debian_package;
 mod doctor;
 mod draining_queue;
 mod events;

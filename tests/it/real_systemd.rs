@@ -1,5 +1,5 @@
 //! The units of `config/systemd/`, checked by systemd's own tools and run by a systemd that is booted
-//! as PID 1 of a container.
+//! as PID 1 of a container. `debian_package` boots one too.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use nix::unistd::Uid;
+use tempfile::TempDir;
 
 /// Returns a path below the repository.
 fn source(path: &str) -> PathBuf {
@@ -69,51 +70,84 @@ fn template_differs_from_the_service_by_its_name_only() {
     });
 }
 
+/// A container whose systemd runs the parts of a script.
+pub struct Container {
+    dir: TempDir,
+}
+
+impl Container {
+    /// Returns nothing, and says why, if this machine does not permit containers.
+    pub fn new() -> Option<Self> {
+        if !Uid::effective().is_root() || run("systemd-nspawn", &["--version"]).is_none() {
+            eprintln!("skipped: requires root and systemd-nspawn");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let container = Self { dir };
+        fs::create_dir_all(container.units()).unwrap();
+        fs::create_dir_all(container.out()).unwrap();
+        for name in ["test.target", "test.service"] {
+            fs::copy(source("tests/it/real_systemd").join(name), container.units().join(name))
+                .unwrap();
+        }
+        let functions = container.out().join("functions.sh");
+        fs::copy(source("tests/it/real_systemd/functions.sh"), functions).unwrap();
+        Some(container)
+    }
+
+    /// The directory that is `/etc/systemd/system` in the container.
+    pub fn units(&self) -> PathBuf {
+        self.dir.path().join("units")
+    }
+
+    /// The directory that is `/out` in the container.
+    pub fn out(&self) -> PathBuf {
+        self.dir.path().join("out")
+    }
+
+    /// Boots the container, in which each file appears at a path, and asserts that every part of the
+    /// script passes.
+    pub fn run_parts(&self, script: &str, files: &[(&Path, &str)]) {
+        let test = self.out().join("test.sh");
+        fs::copy(source(script), &test).unwrap();
+        fs::set_permissions(&test, fs::Permissions::from_mode(0o755)).unwrap();
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        let mut args = vec!["--kill-after=10".to_owned(), "400".to_owned()];
+        args.push(text(&source("tests/it/real_systemd/boot.sh")));
+        args.extend([text(&self.units()), text(&self.out())]);
+        args.extend(files.iter().map(|(file, path)| format!("{}:{path}", text(file))));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let Some(booted) = run("timeout", &args) else { return };
+        let Ok(results) = fs::read_to_string(self.out().join("results")) else {
+            // Say a container without the right to make another one.
+            eprintln!("skipped: systemd did not boot: {booted:?}");
+            return;
+        };
+        let log = fs::read_to_string(self.out().join("log")).unwrap_or_default();
+        let passed = results.lines().filter(|line| line.starts_with("passed ")).count();
+        let script = fs::read_to_string(test).unwrap();
+        let parts = script.lines().filter(|line| line.starts_with("part ")).count();
+        assert_eq!((passed, results.lines().count()), (parts, parts), "{results}\n{log}");
+    }
+}
+
 #[test]
 #[ignore = "slow"]
 fn service_runs_under_a_real_systemd() {
-    if !Uid::effective().is_root() || run("systemd-nspawn", &["--version"]).is_none() {
-        eprintln!("skipped: requires root and systemd-nspawn");
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let (units, out) = (dir.path().join("units"), dir.path().join("out"));
-    let drop_ins = units.join("ostler.service.d");
+    let Some(container) = Container::new() else { return };
+    let drop_ins = container.units().join("ostler.service.d");
     fs::create_dir_all(&drop_ins).unwrap();
-    fs::create_dir_all(&out).unwrap();
-    copy_units(&units);
-    for name in ["test.target", "test.service"] {
-        fs::copy(source("tests/it/real_systemd").join(name), units.join(name)).unwrap();
-    }
+    copy_units(&container.units());
     let drop_in = "[Service]\nWatchdogSec=3s\n";
     fs::write(drop_ins.join("watchdog.conf"), drop_in).unwrap();
     let reload = "[Service]\nExecReload=/bin/kill -HUP $MAINPID\n"; // also for versions before 253
     fs::write(drop_ins.join("reload.conf"), reload).unwrap();
-    fs::copy(source("tests/it/real_systemd/test.sh"), out.join("test.sh")).unwrap();
-    fs::set_permissions(out.join("test.sh"), fs::Permissions::from_mode(0o755)).unwrap();
-    let text = |path: &Path| path.to_str().unwrap().to_owned();
     let sysusers = source("config/systemd/ostler.sysusers");
-    let booted = run(
-        "timeout",
+    container.run_parts(
+        "tests/it/real_systemd/test.sh",
         &[
-            "--kill-after=10",
-            "400",
-            &text(&source("tests/it/real_systemd/boot.sh")),
-            &text(&units),
-            &text(&out),
-            &format!("{}:/usr/bin/ostler", env!("CARGO_BIN_EXE_ostler")),
-            &format!("{}:/usr/lib/sysusers.d/ostler.conf", text(&sysusers)),
+            (Path::new(env!("CARGO_BIN_EXE_ostler")), "/usr/bin/ostler"),
+            (&sysusers, "/usr/lib/sysusers.d/ostler.conf"),
         ],
     );
-    let Some(booted) = booted else { return };
-    let Ok(results) = fs::read_to_string(out.join("results")) else {
-        // Say a container without the right to make another one.
-        eprintln!("skipped: systemd did not boot: {booted:?}");
-        return;
-    };
-    let log = fs::read_to_string(out.join("log")).unwrap_or_default();
-    let passed = results.lines().filter(|line| line.starts_with("passed ")).count();
-    let script = fs::read_to_string(source("tests/it/real_systemd/test.sh")).unwrap();
-    let parts = script.lines().filter(|line| line.starts_with("part ")).count();
-    assert_eq!((passed, results.lines().count()), (parts, parts), "{results}\n{log}");
 }

@@ -19,5 +19,5 @@ trap 'umount "$root" && rmdir "$root"' EXIT
 mount --bind / "$root"
 SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --register=no --keep-unit \
     --directory="$root" --volatile=overlay --private-network \
-    --bind="$out:/out" --bind-ro="$units:/etc/systemd/system" "${files[@]}" \
+    --bind="$out:/out" --bind="$units:/etc/systemd/system" "${files[@]}" \
     --boot -- --unit=test.target
