@@ -19,6 +19,9 @@ _ostlerctl() {
             ostlerctl,config)
                 cmd="ostlerctl__subcmd__config"
                 ;;
+            ostlerctl,drain)
+                cmd="ostlerctl__subcmd__drain"
+                ;;
             ostlerctl,events)
                 cmd="ostlerctl__subcmd__events"
                 ;;
@@ -46,6 +49,9 @@ _ostlerctl() {
             ostlerctl,top)
                 cmd="ostlerctl__subcmd__top"
                 ;;
+            ostlerctl,undrain)
+                cmd="ostlerctl__subcmd__undrain"
+                ;;
             ostlerctl,upgrade)
                 cmd="ostlerctl__subcmd__upgrade"
                 ;;
@@ -62,7 +68,7 @@ _ostlerctl() {
 
     case "${cmd}" in
         ostlerctl)
-            opts="-s -n -t -h -V --socket --name --timeout --help --version status workers why config events operations top reload upgrade scale recycle stop reopen"
+            opts="-s -n -t -h -V --socket --name --timeout --help --version status workers why config events operations top reload upgrade scale recycle drain undrain stop reopen"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -101,6 +107,44 @@ _ostlerctl() {
             ;;
         ostlerctl__subcmd__config)
             opts="-s -n -t -h --json --socket --name --timeout --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -s)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -t)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        ostlerctl__subcmd__drain)
+            opts="-s -n -t -h --socket --name --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -460,6 +504,44 @@ _ostlerctl() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -s)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -t)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        ostlerctl__subcmd__undrain)
+            opts="-s -n -t -h --socket --name --timeout --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 --socket)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -40,6 +40,8 @@ complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "reload" -d 'Rea
 complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "upgrade" -d 'Replace the master by a new one of its binary'
 complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "scale" -d 'Change the number of workers of a pool'
 complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "recycle" -d 'Replace a worker, those of a pool, or all'
+complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "drain" -d 'Report pools as not ready, while they serve'
+complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "undrain" -d 'Report pools as ready again'
 complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "stop" -d 'Stop the master and its workers'
 complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "reopen" -d 'Reopen the log files'
 complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand status" -s s -l socket -d 'Path of the control socket' -r -F
@@ -94,6 +96,14 @@ complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand recycle" -s s -l soc
 complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand recycle" -s n -l name -d 'Name of the master (proc_name) [default: ostler]' -r
 complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand recycle" -s t -l timeout -d 'How long to wait [default: 10s for an answer]' -r
 complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand recycle" -s h -l help -d 'Print help'
+complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand drain" -s s -l socket -d 'Path of the control socket' -r -F
+complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand drain" -s n -l name -d 'Name of the master (proc_name) [default: ostler]' -r
+complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand drain" -s t -l timeout -d 'How long to wait [default: 10s for an answer]' -r
+complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand drain" -s h -l help -d 'Print help'
+complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand undrain" -s s -l socket -d 'Path of the control socket' -r -F
+complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand undrain" -s n -l name -d 'Name of the master (proc_name) [default: ostler]' -r
+complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand undrain" -s t -l timeout -d 'How long to wait [default: 10s for an answer]' -r
+complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand undrain" -s h -l help -d 'Print help'
 complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand stop" -s s -l socket -d 'Path of the control socket' -r -F
 complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand stop" -s n -l name -d 'Name of the master (proc_name) [default: ostler]' -r
 complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand stop" -s t -l timeout -d 'How long to wait [default: 10s for an answer]' -r

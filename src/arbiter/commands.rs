@@ -1,6 +1,7 @@
 //! The commands of the control interface: each does what a signal does, and is followed until it has
 //! come true or failed.
 
+use serde_json::json;
 use slog::info;
 
 use super::operations::{
@@ -55,6 +56,7 @@ impl Transitions<'_> {
             }
             Command::Scale { pool, workers } => self.scale(pool, workers, by),
             Command::Recycle { pool, slot } => self.recycle(pool.as_deref(), slot, by, now),
+            Command::DrainMode { pool, is_on } => self.set_drain_mode(pool.as_deref(), is_on, by),
             Command::Reopen => Ok(self.reopen_logs(by)),
             Command::Stop { now: true } => Ok(self.request_stop(Signal::Quit, by)),
             Command::Stop { now: false } => Ok(self.request_stop(Signal::Term, by)),
@@ -147,6 +149,28 @@ impl Transitions<'_> {
         let work = Work::Recycle(Recycling::new(workers, step_time, now));
         let pool = pool.filter(|_| names.len() == 1);
         Ok(self.operations.lock().begin(work, by, pool))
+    }
+
+    /// Turns the drain mode of a pool, or of all pools, on or off, in a new master too.
+    fn set_drain_mode(
+        &mut self,
+        pool: Option<&str>,
+        is_on: bool,
+        by: &str,
+    ) -> Result<u64, Refusal> {
+        let names: Vec<String> = match pool {
+            Some(name) => vec![self.find_pool(name)?.name().to_owned()],
+            None => self.pool_names().into_iter().map(str::to_owned).collect(),
+        };
+        for name in &names {
+            if self.state.pools.set_drain_mode(name, is_on) {
+                self.upgrade.send_drain_mode(name, is_on, self.state.log());
+            }
+        }
+        let mut operations = self.operations.lock();
+        let id = operations.begin(Work::DrainMode { is_on }, by, pool);
+        operations.end(id, Ok(json!({ "drain_mode": is_on, "pools": names })));
+        Ok(id)
     }
 
     fn pool_names(&self) -> Vec<&str> {

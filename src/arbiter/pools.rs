@@ -80,6 +80,12 @@ impl<'a> Pools<'a> {
         }
     }
 
+    /// Turns the drain mode of a pool on or off. Returns whether it was not so.
+    pub(super) fn set_drain_mode(&mut self, name: &str, is_on: bool) -> bool {
+        let pool = self.by_name(name).filter(|pool| !pool.is_retired());
+        pool.is_some_and(|pool| pool.set_drain_mode(is_on))
+    }
+
     /// Returns how many workers have not exited.
     pub(super) fn worker_count(&self) -> usize {
         self.iter().map(|pool| pool.supervisor().worker_count()).sum()

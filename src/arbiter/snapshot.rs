@@ -72,6 +72,7 @@ pub(super) struct PoolSnapshot {
     pub(super) scaling: ScalingSnapshot,
     pub(super) is_reloading: bool,
     pub(super) is_suspended: bool,
+    pub(super) is_in_drain_mode: bool,
     pub(super) is_stopping: bool,
     pub(super) workers: Vec<WorkerSnapshot>,
     /// The slots that wait before their next worker is started.
@@ -216,7 +217,7 @@ impl Snapshot {
     }
 
     /// Returns why the service is not ready; `None` if it is: every pool has a ready worker, and none
-    /// stops or is suspended.
+    /// stops, is suspended or is in drain mode.
     pub(super) fn unready_reason(&self) -> Option<String> {
         if self.phase == MasterPhase::Starting {
             return Some("starting".to_owned());
@@ -227,9 +228,14 @@ impl Snapshot {
         if self.phase == MasterPhase::PreStop {
             return Some("stopping soon, still accepting (pre_stop)".to_owned());
         }
-        let unready = |pool: &&PoolSnapshot| pool.ready == 0 || pool.is_suspended;
-        let pool = self.pools.iter().find(unready)?;
-        let reason = if pool.is_suspended { "is suspended" } else { "has no ready worker" };
+        let reason_of = |pool: &PoolSnapshot| match pool {
+            _ if pool.is_suspended => Some("is suspended"),
+            _ if pool.ready == 0 => Some("has no ready worker"),
+            _ if pool.is_in_drain_mode => Some("is in drain mode"),
+            _ => None,
+        };
+        let mut reasons = self.pools.iter().filter_map(|pool| Some((pool, reason_of(pool)?)));
+        let (pool, reason) = reasons.next()?;
         Some(format!("pool {:?} {reason}", pool.name))
     }
 
@@ -318,6 +324,7 @@ impl PoolSnapshot {
             "scaling": self.workers_range.as_ref().map(|_| self.scaling.to_json()),
             "reloading": self.is_reloading,
             "suspended": self.is_suspended,
+            "drain_mode": self.is_in_drain_mode,
             "stopping": self.is_stopping,
             "in_flight": self.if_counted(self.in_flight()),
             "units_total": self.if_counted(counts.units),

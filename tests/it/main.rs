@@ -169,6 +169,7 @@ mod ctl_top;
 mod daemons;
 mod debian_package;
 mod doctor;
+mod drain_mode;
 mod draining_queue;
 mod events;
 mod example;

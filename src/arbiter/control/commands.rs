@@ -40,6 +40,14 @@ pub(super) fn recycle(parameters: &Parameters) -> Result<Command, String> {
     Ok(Command::Recycle { pool: parameters.text("pool"), slot: parameters.number("slot")? })
 }
 
+pub(super) fn drain(parameters: &Parameters) -> Result<Command, String> {
+    Ok(Command::DrainMode { pool: parameters.text("pool"), is_on: true })
+}
+
+pub(super) fn undrain(parameters: &Parameters) -> Result<Command, String> {
+    Ok(Command::DrainMode { pool: parameters.text("pool"), is_on: false })
+}
+
 pub(super) fn stop(parameters: &Parameters) -> Result<Command, String> {
     Ok(Command::Stop { now: parameters.switch("now", false)? })
 }

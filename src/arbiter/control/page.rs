@@ -23,7 +23,7 @@ const EVENTS_SHOWN: u64 = 20;
 /// hashes (a test compares them with the files). What a text brings in is not run.
 pub(super) const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-cSOJ3C3Qr/1BRUmSJ3mAmWN5EsYhdBZjONwa/U7URJQ='; \
-    script-src 'sha256-UyeSSXqubFiJZFCgLV0UmoyXs5tIabhrxTxlRlrwRS4='; \
+    script-src 'sha256-9kT5SdWsD0doKo3ELVp4HN+SPpNzEznz5CZP7jFP418='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

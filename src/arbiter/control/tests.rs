@@ -286,6 +286,8 @@ fn clients_that_read_nothing_hold_bounded_memory() {
 fn unready_reason_names_the_first_pool_that_cannot_serve() {
     let mut shown = snapshot("");
     assert_eq!(shown.unready_reason(), None);
+    shown.pools[0].is_in_drain_mode = true;
+    assert_eq!(shown.unready_reason().as_deref(), Some("pool \"web\" is in drain mode"));
     shown.pools[0].ready = 0;
     assert_eq!(shown.unready_reason().as_deref(), Some("pool \"web\" has no ready worker"));
     shown.pools[0].is_suspended = true;

@@ -18,6 +18,11 @@ pub(in crate::arbiter) enum Command {
         pool: Option<String>,
         slot: Option<usize>,
     },
+    /// Turns the drain mode of a pool, or of all pools, on or off.
+    DrainMode {
+        pool: Option<String>,
+        is_on: bool,
+    },
     /// Stops the master; `now` lets no worker finish its work.
     Stop {
         now: bool,
@@ -33,10 +38,16 @@ impl Command {
             Self::Upgrade => "upgrade",
             Self::Scale { .. } => "scale",
             Self::Recycle { .. } => "recycle",
+            Self::DrainMode { is_on, .. } => drain_command(*is_on),
             Self::Stop { .. } => "stop",
             Self::Reopen => "reopen",
         }
     }
+}
+
+/// Returns the name of the command that turns a drain mode on or off.
+pub(super) fn drain_command(is_on: bool) -> &'static str {
+    if is_on { "drain" } else { "undrain" }
 }
 
 /// How many workers a pool shall have.

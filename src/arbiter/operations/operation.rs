@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::command::drain_command;
 use super::counts::OperationCounts;
 use super::present::{Present, Progress, Verdict};
 use super::recycling::Recycling;
@@ -38,6 +39,10 @@ pub(in crate::arbiter) enum Work {
     },
     Scale(Scaling),
     Recycle(Recycling),
+    /// Ends as soon as it has begun.
+    DrainMode {
+        is_on: bool,
+    },
     Stop {
         workers: usize,
     },
@@ -101,6 +106,7 @@ impl Operation {
             Work::DryRun => "planning",
             Work::Scale(_) | Work::Recycle(_) => "booting",
             Work::Stop { .. } => "draining",
+            Work::DrainMode { .. } => "changing",
             Work::Reopen => "reopening",
         };
         Self {
@@ -222,7 +228,12 @@ impl Operation {
             Work::Upgrade { is_ready: true, .. } => phase("draining"),
             Work::Upgrade { new_pid: Some(_), .. } => phase("booting"),
             Work::Upgrade { .. } => phase("waiting"),
-            Work::Reload(_) | Work::DryRun | Work::Scale(_) | Work::Recycle(_) | Work::Reopen
+            Work::Reload(_)
+            | Work::DryRun
+            | Work::Scale(_)
+            | Work::Recycle(_)
+            | Work::DrainMode { .. }
+            | Work::Reopen
                 if present.is_stopping =>
             {
                 Verdict::Failed(stops.to_owned())
@@ -240,7 +251,7 @@ impl Operation {
             }
             Work::Scale(scaling) => scaling.look(self.pool.as_deref(), present, now),
             Work::Recycle(recycling) => recycling.look(present, now),
-            Work::Reopen => Verdict::Running(self.progress),
+            Work::DrainMode { .. } | Work::Reopen => Verdict::Running(self.progress),
         }
     }
 
@@ -250,6 +261,7 @@ impl Operation {
             Work::Upgrade { .. } => "upgrade",
             Work::Scale(_) => "scale",
             Work::Recycle(_) => "recycle",
+            Work::DrainMode { is_on } => drain_command(is_on),
             Work::Stop { .. } => "stop",
             Work::Reopen => "reopen",
         }

@@ -73,7 +73,7 @@ impl<'a> Pool<'a> {
     /// Drains all workers for good. If there is no other master, stops listening, except on
     /// `keep_open`.
     pub(in crate::arbiter) fn retire(&mut self, is_sole_master: bool, keep_open: &[RawFd]) {
-        self.is_retired = true;
+        (self.is_retired, self.is_in_drain_mode) = (true, false);
         self.supervisor.scale_to_zero();
         if is_sole_master {
             self.generation.stop_accepting(keep_open);

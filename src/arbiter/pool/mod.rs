@@ -58,6 +58,8 @@ pub(super) struct Pool<'a> {
     scaler: Scaler,
     /// A reload has removed it: it is dropped once its workers have exited.
     is_retired: bool,
+    /// It serves, and is reported as not ready.
+    is_in_drain_mode: bool,
     /// Why the last worker that failed to boot did.
     failure_reason: String,
 }
@@ -109,6 +111,7 @@ impl<'a> Pool<'a> {
             scaler: Scaler::new((environment.scaling_policy)()),
             generation,
             is_retired: false,
+            is_in_drain_mode: false,
             failure_reason: String::new(),
         })
     }
@@ -392,6 +395,26 @@ impl<'a> Pool<'a> {
     /// Starts workers again. Returns whether it was suspended.
     pub(super) fn resume(&mut self) -> bool {
         self.supervisor.resume()
+    }
+
+    /// Turns the drain mode on or off: the pool serves as before, and is reported as not ready.
+    /// Returns whether it was not so.
+    pub(super) fn set_drain_mode(&mut self, is_on: bool) -> bool {
+        if self.is_in_drain_mode == is_on {
+            return false;
+        }
+        self.is_in_drain_mode = is_on;
+        if is_on {
+            info!(self.log(), "drain mode started");
+        } else {
+            info!(self.log(), "drain mode ended");
+        }
+        true
+    }
+
+    /// Returns whether it is in drain mode.
+    pub(super) fn is_in_drain_mode(&self) -> bool {
+        self.is_in_drain_mode
     }
 
     /// Excludes the time in which the master did not run from the workers' timeouts.

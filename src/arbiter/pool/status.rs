@@ -31,6 +31,7 @@ impl Pool<'_> {
             scaling: self.scaler.snapshot(now),
             is_reloading: self.supervisor.is_reloading(),
             is_suspended: self.supervisor.is_suspended(),
+            is_in_drain_mode: self.is_in_drain_mode,
             is_stopping: self.supervisor.stopping().is_some() || self.is_retired,
             totals: self.exits.totals(work),
             earlier_totals: self.exits.earlier().clone(),

@@ -1,6 +1,6 @@
 //! What a master hands to the other one. When it exits: the totals of each pool, so that no counter goes
-//! back. Before it executes a new master: how many workers each pool has. Pure: a message a pool, in
-//! JSON. A master of another version ignores keys and messages that it does not know.
+//! back. Before it executes a new master: how many workers each pool has, and
+//! whether it is in drain mode. Pure: messages about one pool, in JSON. A master of another version ignores keys and messages that it does not know.
 
 use std::time::Duration;
 
@@ -107,6 +107,18 @@ pub(super) fn decode_target(message: &[u8]) -> Option<(String, usize, String)> {
     Some((text("target_of")?, target, text("workers")?))
 }
 
+/// Encodes whether a pool is in drain mode.
+pub(super) fn encode_drain_mode(pool: &str, is_on: bool) -> Vec<u8> {
+    json!({ "drain_mode_of": pool, "is_on": is_on }).to_string().into_bytes()
+}
+
+/// Decodes the name of a pool, and whether it is in drain mode. `None` if the message is not of this
+/// kind.
+pub(super) fn decode_drain_mode(message: &[u8]) -> Option<(String, bool)> {
+    let message: Value = serde_json::from_slice(message).ok()?;
+    Some((message["drain_mode_of"].as_str()?.to_owned(), message["is_on"].as_bool()?))
+}
+
 fn count_of(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0).min(COUNT_MAX)
 }
@@ -178,6 +190,18 @@ mod tests {
         for odd in ["{\"target_of\":\"a\",\"target\":-1,\"workers\":\"1\"}", "{\"target\":1}", "["]
         {
             assert_eq!(decode_target(odd.as_bytes()), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn drain_mode_survives_the_message() {
+        let message = encode_drain_mode("it's \"web\"", true);
+        let expected = ("it's \"web\"".to_owned(), true);
+        assert_eq!((message[0], decode_drain_mode(&message)), (TAG, Some(expected)));
+        assert_eq!((decode(&message), decode_target(&message)), (None, None));
+        assert_eq!(decode_drain_mode(&encode("web", &totals())), None);
+        for odd in ["{\"drain_mode_of\":\"a\",\"is_on\":1}", "{\"is_on\":true}", "["] {
+            assert_eq!(decode_drain_mode(odd.as_bytes()), None, "{odd}");
         }
     }
 

@@ -4,6 +4,7 @@
 pub(crate) mod channel;
 mod exec_args;
 mod handover;
+mod pool_messages;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -168,9 +169,8 @@ impl Upgrade {
         self.facts.push(Fact::UpgradeRejected(reason));
     }
 
-    /// Executes a new master, which inherits the listeners and the channel, in which the targets of
-    /// scaled pools wait, and nothing else. Returns
-    /// whether it is started.
+    /// Executes a new master, which inherits the listeners and the channel, in which the targets and
+    /// drain modes of the pools wait, and nothing else. Returns whether it is started.
     pub(super) fn start(&mut self, state: &MasterState<'_>) -> bool {
         let (log, boot_timeout) = (state.log(), state.pools.max_boot_timeout());
         match self.exec_new_master(state) {
@@ -204,17 +204,7 @@ impl Upgrade {
         let (channel, peer_end) = UpgradeChannel::new()
             .map_err(|error| format!("failed to create upgrade channel: {error}"))?;
         // Before the new master runs: it decides by them how many workers it starts with.
-        for pool in state.pools.present() {
-            let (name, target) = (pool.name(), pool.supervisor().target());
-            let sent = channel.send_handover(&handover::encode_target(
-                name,
-                target,
-                pool.settings().workers,
-            ));
-            if let Err(error) = sent {
-                warn!(state.log(), "failed to hand over worker count"; "pool" => name, "error" => %error);
-            }
-        }
+        pool_messages::send_pools(&channel, state);
         let listeners: Vec<_> = state.pools.open_listeners().collect();
         let sockets = listeners.iter().map(|listener| listener.as_raw_fd());
         // The new master finds the channel behind the sockets.
@@ -241,6 +231,13 @@ impl Upgrade {
         Ok((pid, channel))
     }
 
+    /// Tells a new master, if there is one, that a drain mode was turned on or off.
+    pub(super) fn send_drain_mode(&self, pool: &str, is_on: bool, log: &Logger) {
+        if let UpgradePeer::NewMaster { channel: Some(channel), .. } = &self.peer {
+            pool_messages::send_drain_mode(channel, pool, is_on, log);
+        }
+    }
+
     /// Reads what the other master has sent. Returns the pid of an old master that has exited: this
     /// is the only master then.
     pub(super) fn read_channel(&mut self, state: &mut MasterState<'_>) -> Option<Pid> {
@@ -257,10 +254,12 @@ impl Upgrade {
         let log = state.context.log.logger();
         match (&mut self.peer, message) {
             (peer, UpgradeMessage::Handover(message)) => {
-                if let (UpgradePeer::OldMaster { .. }, Some((pool, target, workers))) =
-                    (peer, handover::decode_target(&message))
-                {
-                    state.pools.inherit_target((&pool, target, &workers));
+                if matches!(peer, UpgradePeer::OldMaster { .. }) {
+                    if let Some((pool, target, workers)) = handover::decode_target(&message) {
+                        state.pools.inherit_target((&pool, target, &workers));
+                    } else if let Some((pool, is_on)) = handover::decode_drain_mode(&message) {
+                        state.pools.set_drain_mode(&pool, is_on);
+                    }
                 }
                 state.pools.add_earlier(handover::decode(&message));
                 let operations = handover::decode_operations(&message);

@@ -59,6 +59,10 @@ pub(crate) enum Change {
         pool: Option<String>,
         slot: Option<u64>,
     },
+    DrainMode {
+        pool: Option<String>,
+        is_on: bool,
+    },
     Stop {
         now: bool,
     },
@@ -111,6 +115,10 @@ fn request(subcommand: &str, matches: &ArgMatches) -> Request {
             let (pool, slot) = place.unwrap_or_default();
             Request::Change(Change::Recycle { pool, slot })
         }
+        "drain" | "undrain" => {
+            let (pool, is_on) = (matches.get_one("pool").cloned(), subcommand == "drain");
+            Request::Change(Change::DrainMode { pool, is_on })
+        }
         "stop" => Request::Change(Change::Stop { now: flag("now") }),
         "reopen" => Request::Change(Change::Reopen),
         _ => Request::Status { json: flag("json") },
@@ -158,6 +166,7 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 fn command() -> Command {
     let subcommand = |name: &'static str, about: &'static str| Command::new(name).about(about);
     let json = || flag("json", "Print JSON, as the master has sent it");
+    let pool = || Arg::new("pool").value_name("POOL").help("Which pool [default: all]");
     Command::new("ostlerctl")
         .about("Shows what a running Ostler master does, and changes it")
         .version(env!("CARGO_PKG_VERSION"))
@@ -226,6 +235,8 @@ fn command() -> Command {
                     .help("Whose workers [default: all]")
                     .value_parser(parse_place),
             ),
+            subcommand("drain", "Report pools as not ready, while they serve").arg(pool()),
+            subcommand("undrain", "Report pools as ready again").arg(pool()),
             subcommand("stop", "Stop the master and its workers")
                 .arg(flag("now", "Do not wait for requests in progress")),
             subcommand("reopen", "Reopen the log files"),
@@ -290,6 +301,11 @@ mod tests {
         assert_eq!(change("recycle web"), recycle(Some("web"), None));
         assert_eq!(change("recycle web/3"), recycle(Some("web"), Some(3)));
         assert_eq!(change("recycle 3"), recycle(None, Some(3)));
+        let drain_mode =
+            |pool: Option<&str>, is_on| Change::DrainMode { pool: pool.map(str::to_owned), is_on };
+        assert_eq!(change("drain"), drain_mode(None, true));
+        assert_eq!(change("drain web"), drain_mode(Some("web"), true));
+        assert_eq!(change("undrain web"), drain_mode(Some("web"), false));
         assert_eq!(change("stop --now"), Change::Stop { now: true });
         assert_eq!(change("reload --dry-run"), Change::Reload { dry_run: true });
     }

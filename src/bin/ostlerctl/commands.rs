@@ -129,6 +129,11 @@ fn change_target(wanted: &Change) -> String {
             let slot = slot.iter().map(|slot| ("slot", slot.as_str()));
             change::target("recycle", &pool.chain(slot).collect::<Vec<_>>())
         }
+        Change::DrainMode { pool, is_on } => {
+            let pool = pool.iter().map(|pool| ("pool", pool.as_str()));
+            let command = if *is_on { "drain" } else { "undrain" };
+            change::target(command, &pool.collect::<Vec<_>>())
+        }
         Change::Stop { now: true } => change::target("stop", &[("now", "1")]),
         Change::Stop { now: false } => change::target("stop", &[]),
         Change::Reopen => change::target("reopen", &[]),

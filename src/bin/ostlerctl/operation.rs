@@ -117,6 +117,13 @@ impl Operation {
                     lines.push_str(&format!("{pool}/{slot}: {old} -> {new}\n"));
                 }
             }
+            "drain" | "undrain" => {
+                let is_on = self.result["drain_mode"] == true;
+                let state = if is_on { "in drain mode" } else { "not in drain mode" };
+                for pool in list("pools") {
+                    lines.push_str(&format!("{}: {state}\n", value(&pool)));
+                }
+            }
             "reload" if self.result.is_object() => {
                 for it in list("changes") {
                     let pool = it["pool"].as_str().map(|name| format!("{}: ", printable(name)));
@@ -190,6 +197,13 @@ mod tests {
         let replaced =
             json!({"replaced": [{"pool": "a\u{1b}", "slot": 0, "old_pid": 1, "new_pid": 2}]});
         assert_eq!(outcome("recycle", replaced), "recycle done in 1.5s\na\\u{1b}/0: 1 -> 2\n");
+        let pools = json!({"drain_mode": true, "pools": ["a\u{1b}", "b"]});
+        assert_eq!(
+            outcome("drain", pools),
+            "drain done in 1.5s\na\\u{1b}: in drain mode\nb: in drain mode\n"
+        );
+        let pools = json!({"drain_mode": false, "pools": ["a"]});
+        assert_eq!(outcome("undrain", pools), "undrain done in 1.5s\na: not in drain mode\n");
         let plan = json!({"changes": [{"pool": "a", "key": "timeout", "from": "30s", "to": "5s"},
             {"pool": null, "key": "log_level", "from": null, "to": 7}],
             "opens": [":81"], "closes": [":80"], "replaces": [5, 6]});

@@ -33,7 +33,7 @@ pub(crate) struct Pool {
     pub(crate) ready: u64,
     /// `None` if the load does not decide how many workers there are.
     pub(crate) scaling: Option<Scaling>,
-    /// `reloading`, `suspended`, `stopping`.
+    /// `reloading`, `suspended`, `drain_mode`, `stopping`.
     pub(crate) conditions: Vec<&'static str>,
     pub(crate) in_flight: u64,
     pub(crate) totals: Totals,
@@ -165,7 +165,7 @@ impl Status {
 impl Pool {
     fn parse(json: &Value) -> Self {
         let name = text(json, "name");
-        let conditions = ["reloading", "suspended", "stopping"].into_iter();
+        let conditions = ["reloading", "suspended", "drain_mode", "stopping"].into_iter();
         Self {
             class: text(json, "class"),
             app: text(json, "app"),

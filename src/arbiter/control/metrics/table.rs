@@ -34,8 +34,16 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
     Metric {
         name: "ostler_ready",
         kind: Kind::Gauge,
-        help: "1 if every pool has a ready worker and none stops or is suspended, otherwise 0.",
+        help: "1 if every pool has a ready worker and none stops, is suspended or is in drain mode, otherwise 0.",
         samples: |snapshot, out| out.add(&[], u8::from(snapshot.unready_reason().is_none())),
+    },
+    Metric {
+        name: "ostler_drain_mode",
+        kind: Kind::Gauge,
+        help: "1 if the pool is in drain mode, otherwise 0.",
+        samples: |snapshot, out| {
+            out.each_pool(snapshot, |pool| u8::from(pool.is_in_drain_mode));
+        },
     },
     Metric {
         name: "ostler_generation",

@@ -86,6 +86,11 @@ fn command_takes_parameters_from_query_or_body() {
         |pool: Option<&str>, slot| Ok(Command::Recycle { pool: pool.map(str::to_owned), slot });
     assert_eq!(parse("/v1/recycle", " "), recycle(None, None));
     assert_eq!(parse("/v1/recycle?pool=a%20b&slot=3&wait=0", ""), recycle(Some("a b"), Some(3)));
+    let drain_mode =
+        |pool: Option<&str>, is_on| Ok(Command::DrainMode { pool: pool.map(str::to_owned), is_on });
+    assert_eq!(parse("/v1/drain", ""), drain_mode(None, true));
+    assert_eq!(parse("/v1/drain", r#"{"pool": "web"}"#), drain_mode(Some("web"), true));
+    assert_eq!(parse("/v1/undrain?pool=web", ""), drain_mode(Some("web"), false));
     assert_eq!(parse("/v1/stop?now=1", ""), Ok(Command::Stop { now: true }));
 }
 
