@@ -74,6 +74,15 @@ administrator_can_forbid_upgrades() {
     rm /usr/sbin/policy-rc.d
 }
 
+# The workers of a service can have another master answer for theirs.
+impostor_is_not_believed() {
+    setpriv --reuid ostler --regid ostler --clear-groups ln -s ../control.sock /run/ostler/shop/control.sock
+    dpkg --install /out/2.deb 2>&1 | tee /tmp/messages
+    grep 'ostler@shop.service: not upgraded' /tmp/messages
+    if grep 'ostler.service: not upgraded' /tmp/messages; then return 1; fi
+    get /
+}
+
 removal_stops_the_services() {
     dpkg --remove ostler
     for port in 8000 8001; do
@@ -103,5 +112,6 @@ part manual_and_completions_are_found
 part log_is_rotated
 part update_loses_no_request
 part administrator_can_forbid_upgrades
+part impostor_is_not_believed
 part removal_stops_the_services
 part purge_leaves_nothing
