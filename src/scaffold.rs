@@ -168,6 +168,13 @@ fn is_reserved(name: &str) -> bool {
     RESERVED_NAMES.iter().flat_map(|words| words.split(' ')).any(|word| word == name)
 }
 
+/// Where this program was built. A build that is to be the same in every directory, and that is run on
+/// other machines, sets the variable.
+const SOURCES: &str = match option_env!("OSTLER_SOURCES") {
+    Some(path) => path,
+    None => env!("CARGO_MANIFEST_DIR"),
+};
+
 /// Creates the crate in the directory `parent`, and returns the text to print.
 fn create_crate(
     parent: &Path,
@@ -177,7 +184,7 @@ fn create_crate(
 ) -> Result<String, Failure> {
     let (ostler, note) = match path {
         Some(path) => (path_dependency(path)?, String::new()),
-        None => default_dependency(Path::new(env!("CARGO_MANIFEST_DIR"))),
+        None => default_dependency(Path::new(SOURCES)),
     };
     let fill = |text: &str| text.replace("@NAME@", name).replace("@OSTLER@", &ostler);
     let root = parent.join(name);
