@@ -20,6 +20,7 @@ mod reload_barrier;
 mod service_manager;
 mod shown_config;
 mod shutdown;
+mod sleep;
 mod snapshot;
 mod stall;
 mod state;
@@ -49,7 +50,6 @@ pub(crate) use upgrade::{ExecArgs, UpgradePeer, channel as upgrade_channel};
 use crate::duration::as_millis;
 use crate::os::clock;
 use crate::os::daemon::StartupNotifier;
-use crate::os::poll;
 use crate::os::process::{self, Exit, Pid};
 use crate::os::signal::{SIGNALS_MAX, Signal, SignalPipe};
 use crate::pidfile::PidFile;
@@ -64,6 +64,7 @@ use reload_barrier::ReconcileOutcome;
 use service_manager::ServiceNotifier;
 use shown_config::ShownConfig;
 use shutdown::Shutdown;
+use sleep::{Wake, WakeSources};
 use stall::{STALL_THRESHOLD, StallDetector};
 use state::MasterState;
 use transitions::Transitions;
@@ -367,11 +368,27 @@ impl<'a> Arbiter<'a> {
         cgroups.may_exit(now).then_some(outcome)
     }
 
-    /// Sleeps until a signal, a worker, another master, or the next deadline. A descriptor that the
-    /// loop is to wait for is added to `fds` here; [`run`](Self::run) reads it in a step of its own, since
-    /// no step learns which one is readable.
+    /// Sleeps until a signal, a worker, another master, or the next deadline. Serves the clients of the
+    /// control interface meanwhile: for them alone, the workers need not be looked at, of which there may
+    /// be thousands.
     fn sleep(&mut self, decided_at: MonotonicTime) -> io::Result<()> {
-        let own_deadlines = [
+        let pools = self.transitions.state.pools.iter();
+        let due = sleep::earliest(pools.map(|pool| pool.next_deadline(decided_at)));
+        let mut slept_at = decided_at;
+        while self.sleep_once(slept_at, due)? == Wake::ControlClients {
+            slept_at = clock::now();
+            self.stalls.begin_turn();
+            self.transitions.operations.lock().set_now(slept_at);
+            self.serve_control(slept_at);
+        }
+        Ok(())
+    }
+
+    /// Sleeps once, until `due` at the latest. A descriptor that the loop is to wait for is added here;
+    /// [`run`](Self::run) reads it in a step of its own, since no step learns which one is readable.
+    fn sleep_once(&mut self, now: MonotonicTime, due: Option<MonotonicTime>) -> io::Result<Wake> {
+        let deadline = sleep::earliest([
+            due,
             self.transitions.upgrade.next_deadline(),
             self.transitions.state.service_manager.next_deadline(),
             self.transitions.shutdown.next_deadline(),
@@ -379,27 +396,24 @@ impl<'a> Arbiter<'a> {
             self.transitions.reload.next_deadline(),
             self.transitions.operations.lock().next_deadline(),
             self.stalls.next_deadline(),
-            self.reaper.has_more().then_some(decided_at),
+            self.reaper.has_more().then_some(now),
             self.transitions.state.environment.cgroups.next_deadline(),
-            self.control.as_ref().and_then(|control| control.next_deadline(decided_at)),
-        ];
-        let pool_deadlines =
-            self.transitions.state.pools.iter().map(|pool| pool.next_deadline(decided_at));
-        let deadline = own_deadlines.into_iter().chain(pool_deadlines).flatten().min();
+        ]);
         let mut fds = vec![self.signals.as_fd()];
         fds.extend(self.transitions.state.pools.iter().flat_map(Pool::wakeup_fds));
         fds.extend(self.transitions.upgrade.channel_fd());
         fds.extend(self.transitions.reload.planning_fds());
-        fds.extend(self.control.as_ref().and_then(|control| control.fd(decided_at)));
+        let others = WakeSources { fds, deadline };
+        let control = self.control.as_ref().map(|it| it.wake_sources(now)).unwrap_or_default();
         self.stalls.on_sleep(process::voluntary_switches());
         let deferred = self.stalls.next_deadline().map(|_| Signal::Cont);
-        poll::wait_readable_unblocked(&fds, deadline, deferred)?;
+        let wake = sleep::sleep(&control, &others, deferred)?;
+        let deadline = sleep::earliest([control.deadline, others.deadline]);
         let now = clock::now();
-        if let Some(stall) = self.stalls.on_wake(deadline, now) {
-            warn!(self.log(), "master event loop stalled"; "duration_ms" => as_millis(stall.late));
-            self.transitions.state.pools.discount_stall(stall.since, now);
-        }
-        Ok(())
+        let Some(stall) = self.stalls.on_wake(deadline, now) else { return Ok(wake) };
+        warn!(self.log(), "master event loop stalled"; "duration_ms" => as_millis(stall.late));
+        self.transitions.state.pools.discount_stall(stall.since, now);
+        Ok(Wake::Anything)
     }
 
     /// Handles SIGCONT: the master may have been stopped for less time than it would have slept.

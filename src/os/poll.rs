@@ -43,9 +43,7 @@ pub(crate) fn wait_readable(
     fds: &[BorrowedFd<'_>],
     deadline: Option<MonotonicTime>,
 ) -> io::Result<Vec<bool>> {
-    let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-    wait_on(&mut polled, deadline, None)?;
-    Ok(polled.iter().map(|fd| fd.any().unwrap_or(true)).collect())
+    wait_readable_with(fds, deadline, None)
 }
 
 /// Waits as [`wait_readable`] does, with every signal but `blocked` unblocked meanwhile.
@@ -56,9 +54,18 @@ pub(crate) fn wait_readable_unblocked(
     fds: &[BorrowedFd<'_>],
     deadline: Option<MonotonicTime>,
     blocked: Option<Signal>,
-) -> io::Result<()> {
+) -> io::Result<Vec<bool>> {
+    wait_readable_with(fds, deadline, Some(signal::set_of(blocked)))
+}
+
+fn wait_readable_with(
+    fds: &[BorrowedFd<'_>],
+    deadline: Option<MonotonicTime>,
+    mask: Option<SigSet>,
+) -> io::Result<Vec<bool>> {
     let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-    wait_on(&mut polled, deadline, Some(signal::set_of(blocked)))
+    wait_on(&mut polled, deadline, mask)?;
+    Ok(polled.iter().map(|fd| fd.any().unwrap_or(true)).collect())
 }
 
 /// Whether a write to `fd` would not block now.

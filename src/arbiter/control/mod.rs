@@ -23,13 +23,14 @@ mod usage;
 mod view;
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use slog::Logger;
 
 use super::operations::SharedOperations;
+use super::sleep::WakeSources;
 use super::snapshot::Snapshot;
 use crate::app::{ClientInfo, Service};
 use crate::http::Http;
@@ -128,14 +129,15 @@ impl<'a> ControlServer<'a> {
         self.addresses.remove_paths();
     }
 
-    /// Returns the descriptor that is readable when [`serve`](Self::serve) has something to do; `None`
-    /// while it pauses.
-    pub(super) fn fd(&self, now: MonotonicTime) -> Option<BorrowedFd<'_>> {
-        (self.budget.pause_end() <= now).then(|| self.events.as_fd())
+    /// Returns when [`serve`](Self::serve) has something to do. While it pauses, it reads nothing.
+    pub(super) fn wake_sources(&self, now: MonotonicTime) -> WakeSources<'_> {
+        let may_read = self.budget.pause_end() <= now;
+        let fds = may_read.then(|| self.events.as_fd()).into_iter().collect();
+        WakeSources { fds, deadline: self.next_deadline(now) }
     }
 
     /// Returns when [`serve`](Self::serve) is due, if no client is ready before.
-    pub(super) fn next_deadline(&self, now: MonotonicTime) -> Option<MonotonicTime> {
+    fn next_deadline(&self, now: MonotonicTime) -> Option<MonotonicTime> {
         if self.budget.has_more() || now < self.budget.pause_end() {
             return Some(self.budget.pause_end().max(now));
         }

@@ -177,7 +177,7 @@ fn addresses_are_bound_once_there_is_no_other_master() {
     let now = MonotonicTime::default();
     let mut serve = |at, is_sole| {
         server.serve(at, is_sole, &log, Snapshot::default);
-        server.next_deadline(at)
+        server.wake_sources(at).deadline
     };
     // The master that has the addresses is awaited, not polled.
     assert_eq!((serve(now, false), path.exists()), (None, false));

@@ -1,0 +1,53 @@
+//! Sleeping until there is something to do, for the clients of the control interface or for others.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use crate::os::signal::Signal;
+use crate::os::{clock, poll};
+use crate::time::MonotonicTime;
+
+/// What ends a sleep: one of the descriptors is readable, or the deadline has passed.
+#[derive(Default)]
+pub(super) struct WakeSources<'a> {
+    pub(super) fds: Vec<BorrowedFd<'a>>,
+    pub(super) deadline: Option<MonotonicTime>,
+}
+
+/// Why the loop wakes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wake {
+    /// Any step of a turn may have something to do.
+    Anything,
+    /// Only the clients of the control interface have something to do.
+    ControlClients,
+}
+
+/// Sleeps until a source has something to do, or a signal arrives. `deferred` is blocked meanwhile.
+///
+/// # Errors
+/// `ENOMEM`, from ppoll(2).
+pub(super) fn sleep(
+    control: &WakeSources<'_>,
+    others: &WakeSources<'_>,
+    deferred: Option<Signal>,
+) -> io::Result<Wake> {
+    let fds = [&control.fds[..], &others.fds[..]].concat();
+    let deadline = earliest([control.deadline, others.deadline]);
+    let ready = poll::wait_readable_unblocked(&fds, deadline, deferred)?;
+    let (for_control, for_others) = ready.split_at(control.fds.len());
+    let now = clock::now();
+    let has_work = |sources: &WakeSources<'_>, ready: &[bool]| {
+        ready.contains(&true) || sources.deadline.is_some_and(|deadline| deadline <= now)
+    };
+    // A signal that has ended the sleep leaves both without work.
+    let is_for_control = has_work(control, for_control) && !has_work(others, for_others);
+    Ok(if is_for_control { Wake::ControlClients } else { Wake::Anything })
+}
+
+/// Returns the earliest deadline.
+pub(super) fn earliest(
+    deadlines: impl IntoIterator<Item = Option<MonotonicTime>>,
+) -> Option<MonotonicTime> {
+    deadlines.into_iter().flatten().min()
+}
