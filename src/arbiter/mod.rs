@@ -165,6 +165,7 @@ impl<'a> Arbiter<'a> {
             self.report_ready();
             self.transitions.report_upgrade_complete();
             self.transitions.reload.report_complete(&self.transitions.state);
+            self.transitions.watch_files();
             self.update_service_manager(now);
             self.transitions.follow_operations(now);
             self.serve_control(now);

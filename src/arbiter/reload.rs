@@ -11,6 +11,7 @@
 //! 4. [`Reload::report_complete`] waits until no old worker accepts clients.
 
 mod dry_run;
+mod file_watch;
 mod planning;
 mod retired;
 mod transaction;
@@ -31,6 +32,7 @@ use crate::os::clock;
 use crate::os::lookups::Lookups;
 use crate::time::MonotonicTime;
 use dry_run::DryRun;
+use file_watch::FileWatch;
 use planning::Planning;
 use retired::RetiredListeners;
 pub(crate) use transaction::ConfigLoader;
@@ -55,6 +57,7 @@ pub(super) struct Reload<'a> {
     /// The number of the newest generation, which may have been rolled back.
     newest_generation: u32,
     dry_run: DryRun,
+    file_watch: FileWatch,
     /// What has happened since [`take_facts`](Self::take_facts).
     facts: Vec<Fact>,
 }
@@ -72,6 +75,7 @@ impl<'a> Reload<'a> {
             waits_for_address: false,
             newest_generation: 1,
             dry_run: DryRun::default(),
+            file_watch: FileWatch::default(),
             facts: Vec::new(),
         }
     }
@@ -130,6 +134,35 @@ impl<'a> Reload<'a> {
         }
     }
 
+    /// Returns what has changed of the files for which `reload` is set, once that has settled and no reload,
+    /// upgrade or stop is under way.
+    pub(super) fn take_file_change(
+        &mut self,
+        state: &MasterState<'a>,
+        is_sole_master: bool,
+    ) -> Option<String> {
+        self.file_watch.read();
+        if self.may_reload(state, is_sole_master) {
+            self.file_watch.take_change(state)
+        } else {
+            None
+        }
+    }
+
+    /// Watches the files, if `reload` is set.
+    pub(super) fn watch_files(&mut self, state: &MasterState<'a>, is_sole_master: bool) {
+        if !state.context.settings.reload || state.is_stopping() {
+            self.file_watch.stop();
+        } else if self.may_reload(state, is_sole_master) {
+            self.file_watch.keep_running(state);
+        }
+    }
+
+    fn may_reload(&self, state: &MasterState<'a>, is_sole_master: bool) -> bool {
+        let is_reloading = self.is_pending || self.planning.is_some() || state.pools.is_reloading();
+        is_sole_master && !is_reloading && !state.is_stopping()
+    }
+
     fn reject(&mut self, reason: String, state: &mut MasterState<'_>) {
         error!(state.log(), "reload rejected"; "error" => &reason);
         self.facts.push(Fact::ReloadRejected(reason));
@@ -169,15 +202,15 @@ impl<'a> Reload<'a> {
         self.planning.is_some()
     }
 
-    /// Returns the descriptors that are readable when a plan is there.
+    /// Returns the descriptors that are readable when a plan is there, or files have changed.
     pub(super) fn planning_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.plannings().map(Planning::fd)
+        self.plannings().map(Planning::fd).chain(self.file_watch.fd())
     }
 
-    /// Returns when a plan is given up, or closed listeners are looked at.
+    /// Returns when a plan is given up, closed listeners are looked at, or files are watched again.
     pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
         let plans = self.plannings().map(Planning::deadline);
-        plans.chain(self.retired.next_deadline()).min()
+        plans.chain(self.retired.next_deadline()).chain(self.file_watch.next_deadline()).min()
     }
 
     fn plannings(&self) -> impl Iterator<Item = &Planning> {

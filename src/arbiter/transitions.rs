@@ -102,7 +102,11 @@ impl Transitions<'_> {
 impl<'a> Transitions<'a> {
     /// Begins a pending reload or upgrade.
     pub(super) fn start_pending(&mut self) {
-        self.reload.start_pending(&mut self.state, self.upgrade.is_sole_master());
+        let is_sole_master = self.upgrade.is_sole_master();
+        if let Some(by) = self.reload.take_file_change(&self.state, is_sole_master) {
+            self.request_reload(&by);
+        }
+        self.reload.start_pending(&mut self.state, is_sole_master);
         self.start_pending_upgrade();
     }
 
@@ -139,6 +143,11 @@ impl<'a> Transitions<'a> {
         if let Some(by) = self.state.pre_stop.take_due(now) {
             self.begin_stop(Signal::Term, &by);
         }
+    }
+
+    /// Watches the files for which `reload` is set.
+    pub(super) fn watch_files(&mut self) {
+        self.reload.watch_files(&self.state, self.upgrade.is_sole_master());
     }
 
     /// Reports once that this master has replaced the old one.

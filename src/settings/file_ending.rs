@@ -10,6 +10,8 @@ pub(super) struct FileSummary {
     pub(super) ending: FileEnding,
     /// Whether another file includes it, not the command line.
     pub(super) is_included: bool,
+    /// The directories that it includes.
+    pub(super) included_dirs: Vec<PathBuf>,
 }
 
 /// How a settings file ends. A prefix of a text never compares as greater than the text.
@@ -83,7 +85,12 @@ mod tests {
     fn truncation_reason_only_if_ending_is_less() {
         use FileEnding::{DocumentEnd, LineFeed, NoKey, NoLineFeed};
         let endings = [NoKey, NoLineFeed, LineFeed, DocumentEnd];
-        let summary = |ending| FileSummary { path: "x.yaml".into(), ending, is_included: false };
+        let summary = |ending| FileSummary {
+            path: "x.yaml".into(),
+            ending,
+            is_included: false,
+            included_dirs: Vec::new(),
+        };
         for (before, current) in endings.into_iter().enumerate() {
             for (after, new) in endings.into_iter().enumerate() {
                 let reason = truncation_reason(&summary(current), &summary(new));

@@ -83,7 +83,8 @@ impl FileList {
         let ending =
             if entries.iter().any(is_key) { FileEnding::of(&text) } else { FileEnding::NoKey };
         let is_included = !self.open.is_empty();
-        let summary = FileSummary { path: path.to_owned(), ending, is_included };
+        let summary =
+            FileSummary { path: path.to_owned(), ending, is_included, included_dirs: Vec::new() };
         let mut included = entries.iter().filter(|(key, _)| has_name(key, INCLUDE_KEY));
         let included = included.next().map(|(key, value)| included_paths(path, key, value));
         let included = included.transpose()?.unwrap_or_default();
@@ -114,7 +115,12 @@ impl FileList {
         };
         let names = lookups.names(path, names_in).map_err(|reason| refuse(path, reason))?;
         let paths = match names {
-            Some(names) => names.iter().map(|name| path.join(name)).collect(),
+            Some(names) => {
+                let including =
+                    self.files.iter_mut().rfind(|it| Some(&it.path) == self.open.last());
+                including.into_iter().for_each(|it| it.summary.included_dirs.push(path.to_owned()));
+                names.iter().map(|name| path.join(name)).collect()
+            }
             None => vec![path.to_owned()],
         };
         for path in paths {

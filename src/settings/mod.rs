@@ -1,7 +1,8 @@
 //! The settings: one table of options, set in YAML, in the environment or as flags. All values are
 //! checked here, once. This module must never open a socket or start a process.
 
-use std::path::Path;
+use std::iter;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::file_ending::{FileEnding, FileSummary};
@@ -87,6 +88,14 @@ impl Settings {
             let current = self.provenance.files.iter().find(|it| it.path == new.path)?;
             file_ending::truncation_reason(current, new)
         })
+    }
+
+    /// Returns the files and directories whose change leads to a reload: those of the settings, and
+    /// `reload_extra_files`.
+    pub(crate) fn watched_files(&self) -> Vec<PathBuf> {
+        let files = self.provenance.files.iter();
+        let of_settings = files.flat_map(|it| iter::once(&it.path).chain(&it.included_dirs));
+        of_settings.chain(&self.reload_extra_files).cloned().collect()
     }
 
     /// Returns the first file of the command line that sets no key.

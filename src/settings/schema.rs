@@ -491,6 +491,14 @@ define_settings! {
         /// Refuse to start if another master with this proc_name is running.
         single_instance: bool = false, Flag, "BOOL", scope master, fixed always;
 
+        /// For development: reload when a settings file, or one of reload_extra_files, has changed. Not
+        /// with daemon (Linux).
+        reload: bool = false, Flag, "BOOL", scope master, fixed always;
+
+        /// With reload: also reload when this file changes, or a file in this directory. May be repeated.
+        reload_extra_files: Vec<PathBuf> = Vec::new(), ListOf { item: FILE, accepts_none: true }, "FILE",
+            flag "reload-extra-file", alias "reload-extra-files", scope master;
+
         /// Store the listening sockets in systemd, so that a master restarted after SIGKILL keeps
         /// them. Requires FileDescriptorStoreMax in the unit.
         fd_store: bool = false, Flag, "BOOL", scope master;

@@ -98,6 +98,8 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("pidfile", "a.pid", "a.pid"),
     ("daemon", "yes", "true"),
     ("single_instance", "1", "true"),
+    ("reload", "yes", "true"),
+    ("reload_extra_files", "a.txt", "a.txt"),
     ("fd_store", "yes", "true"),
     ("user", "nobody", "nobody"),
     ("group", "0", "0"),

@@ -41,6 +41,14 @@ fn validate_combinations(settings: &Settings) -> Result<(), SettingsError> {
             ),
         });
     }
+    if settings.reload && settings.daemon {
+        let source = settings.source("daemon");
+        return Err(SettingsError::Conflict {
+            source: settings.source("reload").clone(),
+            key: "reload",
+            reason: format!("is for development, and not for a daemon ({source}): set one of them"),
+        });
+    }
     if let Some(address) = &settings.statsd_host
         && !matches!(address, Address::Tcp { port: 1.., .. })
     {

@@ -201,6 +201,7 @@ mod proc;
 mod procfs;
 mod real_systemd;
 mod recycling;
+mod reload_files;
 mod reloading;
 mod resources;
 mod reuse_port;

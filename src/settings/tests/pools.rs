@@ -101,6 +101,8 @@ fn master_keys_are_rejected_in_pools() {
         "pidfile",
         "daemon",
         "single_instance",
+        "reload",
+        "reload_extra_files",
         "fd_store",
         "pre_stop",
         "proc_name",
