@@ -15,12 +15,15 @@ use crate::app::BootError;
 use crate::arbiter::{ExecArgs, upgrade_channel};
 use crate::cli::{self, Action, Invocation, Stream};
 use crate::doctor;
+use crate::listen::activation::LISTEN_FDS_VAR;
 use crate::os::daemon;
 use crate::os::fd_table::OpenFds;
+use crate::os::foreground;
 use crate::os::lookups::Lookups;
 use crate::os::title::ProcTitle;
 use crate::runtime::{Runtime, RuntimeError, StartupContext};
 use crate::settings::{Configuration, json_schema};
+use crate::systemd::NOTIFY_SOCKET;
 use start_dir::{StartDir, start_link};
 
 mod start_dir;
@@ -135,6 +138,9 @@ impl Runtime {
             Action::Run if configuration.master.daemon => {
                 self.run_from_root_dir(invocation, configuration, context)
             }
+            Action::Run if configuration.master.reload && has_foreground_parent() => {
+                return self.run_below_parent(invocation, configuration, context);
+            }
             Action::Run => self.run_from_start_dir(invocation, configuration, context),
             Action::CheckConfig => match self.check_start(&configuration) {
                 Ok(warnings) => {
@@ -197,6 +203,25 @@ impl Runtime {
         code
     }
 
+    /// Runs in a child of this process, which waits for that master and for each that replaces it.
+    fn run_below_parent(
+        &self,
+        invocation: &Invocation,
+        configuration: Configuration,
+        context: StartupContext,
+    ) -> u8 {
+        let run = || match self.run_from_start_dir(invocation, configuration, context) {
+            Ok(()) => 0,
+            Err(error) => {
+                print_error(invocation.program(), &error.to_string());
+                error.exit_code()
+            }
+        };
+        let error = foreground::run_masters(run);
+        print_error(invocation.program(), &format!("failed to start the master: {error}"));
+        1
+    }
+
     /// Runs as a daemon whose working directory is `/`. Relative paths start from the directory in which
     /// it was started.
     fn run_from_root_dir(
@@ -231,6 +256,13 @@ impl Runtime {
             }
         }
     }
+}
+
+/// Returns whether a program with `reload` runs the master in a child, so that the shell waits on over an
+/// upgrade. A service manager expects the master itself, and follows an upgrade.
+fn has_foreground_parent() -> bool {
+    let is_managed = [NOTIFY_SOCKET, LISTEN_FDS_VAR].iter().any(|name| env::var_os(name).is_some());
+    !is_managed && !upgrade_channel::is_new_master()
 }
 
 /// Loads the settings again. Warnings were printed at the start.

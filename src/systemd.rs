@@ -16,7 +16,7 @@ use crate::os::socket;
 use crate::time::MonotonicTime;
 
 /// The variable with the name of the manager's socket.
-const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+pub(crate) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 /// The variable with the pid of the process that the watchdog expects.
 pub(crate) const WATCHDOG_PID: &str = "WATCHDOG_PID";
 /// The variables that a worker must not inherit: only the master sends to the manager.

@@ -44,7 +44,7 @@ complete -c ostler -l lingering-bytes -d 'Maximum size of the input that is read
 complete -c ostler -s p -l pid -l pidfile -d 'File for the process ID of the master. Its directory must exist. [default: none] [key: pidfile]' -r
 complete -c ostler -s D -l daemon -d 'Run in the background, detached from the terminal. The command exits once the workers are ready or have failed. [default: false]' -r
 complete -c ostler -l single-instance -d 'Refuse to start if another master with this proc_name is running [default: false]' -r
-complete -c ostler -l reload -d 'For development: reload when a settings file, or one of reload_extra_files, has changed. Not with daemon (Linux). [default: false]' -r
+complete -c ostler -l reload -d 'For development: reload when a settings file, or one of reload_extra_files, has changed, and upgrade when the program has. Not with daemon (Linux). [default: false]' -r
 complete -c ostler -l reload-extra-file -l reload-extra-files -d 'With reload: also reload when this file changes, or a file in this directory. May be repeated. [default: none] [key: reload_extra_files]' -r
 complete -c ostler -l fd-store -d 'Store the listening sockets in systemd, so that a master restarted after SIGKILL keeps them. Requires FileDescriptorStoreMax in the unit. [default: false]' -r
 complete -c ostler -s u -l user -d 'User that workers run as, by name or number; the master keeps its own [default: none]' -r

@@ -373,8 +373,7 @@ impl<'a> Arbiter<'a> {
     /// control interface meanwhile: for them alone, the workers need not be looked at, of which there may
     /// be thousands.
     fn sleep(&mut self, decided_at: MonotonicTime) -> io::Result<()> {
-        let pools = self.transitions.state.pools.iter();
-        let due = sleep::earliest(pools.map(|pool| pool.next_deadline(decided_at)));
+        let due = self.transitions.state.pools.next_deadline(decided_at);
         let mut slept_at = decided_at;
         while self.sleep_once(slept_at, due)? == Wake::ControlClients {
             slept_at = clock::now();

@@ -101,6 +101,11 @@ impl<'a> Pools<'a> {
         self.iter().map(Pool::supervisor).all(|it| it.ready_count() >= it.target())
     }
 
+    /// Returns when a pool has something to do, if nothing happens before.
+    pub(super) fn next_deadline(&self, now: MonotonicTime) -> Option<MonotonicTime> {
+        self.iter().filter_map(|pool| pool.next_deadline(now)).min()
+    }
+
     /// Returns the state of the workers, such as `4/4 workers ready, generation 3`.
     pub(super) fn status_line(&self) -> String {
         let ready: usize = self.iter().map(|pool| pool.supervisor().ready_count()).sum();

@@ -27,11 +27,13 @@ use super::operations::Fact;
 use super::pool::Pool;
 use super::reload_barrier::ReloadResult;
 use super::state::MasterState;
+use super::upgrade::ExecArgs;
 use crate::listen::{Listener, one_per_address};
 use crate::os::clock;
 use crate::os::lookups::Lookups;
 use crate::time::MonotonicTime;
 use dry_run::DryRun;
+pub(super) use file_watch::FileChange;
 use file_watch::FileWatch;
 use planning::Planning;
 use retired::RetiredListeners;
@@ -140,7 +142,7 @@ impl<'a> Reload<'a> {
         &mut self,
         state: &MasterState<'a>,
         is_sole_master: bool,
-    ) -> Option<String> {
+    ) -> Option<FileChange> {
         self.file_watch.read();
         if self.may_reload(state, is_sole_master) {
             self.file_watch.take_change(state)
@@ -150,11 +152,16 @@ impl<'a> Reload<'a> {
     }
 
     /// Watches the files, if `reload` is set.
-    pub(super) fn watch_files(&mut self, state: &MasterState<'a>, is_sole_master: bool) {
+    pub(super) fn watch_files(
+        &mut self,
+        state: &MasterState<'a>,
+        exec_args: Option<&ExecArgs>,
+        is_sole_master: bool,
+    ) {
         if !state.context.settings.reload || state.is_stopping() {
             self.file_watch.stop();
         } else if self.may_reload(state, is_sole_master) {
-            self.file_watch.keep_running(state);
+            self.file_watch.keep_running(state, exec_args);
         }
     }
 

@@ -7,16 +7,16 @@ use slog::{info, warn};
 use super::generation::PoolGeneration;
 use super::operations::{ReloadStage, SharedOperations, Work};
 use super::pre_stop::StopFacts;
-use super::reload::Reload;
+use super::reload::{FileChange, Reload};
 use super::reload_barrier::ReloadResult;
 use super::shutdown::{self, Shutdown};
 use super::snapshot::Snapshot;
 use super::state::MasterState;
 use super::upgrade::{Upgrade, UpgradePeer, UpgradePhase};
 use crate::duration::{as_millis, format_duration};
-use crate::os::clock;
 use crate::os::process::Pid;
 use crate::os::signal::Signal;
+use crate::os::{clock, foreground};
 use crate::time::MonotonicTime;
 
 /// The state of the master, and what is under way to change it.
@@ -103,9 +103,11 @@ impl<'a> Transitions<'a> {
     /// Begins a pending reload or upgrade.
     pub(super) fn start_pending(&mut self) {
         let is_sole_master = self.upgrade.is_sole_master();
-        if let Some(by) = self.reload.take_file_change(&self.state, is_sole_master) {
-            self.request_reload(&by);
-        }
+        match self.reload.take_file_change(&self.state, is_sole_master) {
+            Some(FileChange { by, is_program: true }) => self.request_upgrade(true, &by),
+            Some(FileChange { by, is_program: false }) => self.request_reload(&by),
+            None => 0,
+        };
         self.reload.start_pending(&mut self.state, is_sole_master);
         self.start_pending_upgrade();
     }
@@ -127,6 +129,11 @@ impl<'a> Transitions<'a> {
         if is_started && replaces {
             self.upgrade.stop_when_ready();
         }
+        if self.state.context.settings.reload
+            && let Some(new_master) = self.upgrade.peer().pid().filter(|_| is_started)
+        {
+            foreground::announce_successor(new_master);
+        }
     }
 
     /// Kills a new master that is late, and stops this one once the new one is ready, if that was
@@ -147,7 +154,9 @@ impl<'a> Transitions<'a> {
 
     /// Watches the files for which `reload` is set.
     pub(super) fn watch_files(&mut self) {
-        self.reload.watch_files(&self.state, self.upgrade.is_sole_master());
+        let (exec_args, is_sole_master) =
+            (self.upgrade.exec_args.as_ref(), self.upgrade.is_sole_master());
+        self.reload.watch_files(&self.state, exec_args, is_sole_master);
     }
 
     /// Reports once that this master has replaced the old one.

@@ -16,7 +16,10 @@ const FIRST_LISTEN_FD: RawFd = process::LISTEN_FDS_START;
 pub(crate) const UPGRADE_VAR: &str = "OSTLER_UPGRADE";
 /// What the names of sockets begin with that were bound by a master of this program.
 const FD_NAME_PREFIX: &str = "ostler@";
-const ENV_VARS: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+const ENV_VARS: [&str; 3] = ["LISTEN_PID", LISTEN_FDS_VAR, "LISTEN_FDNAMES"];
+
+/// The variable with the number of inherited sockets.
+pub(crate) const LISTEN_FDS_VAR: &str = "LISTEN_FDS";
 
 /// What was handed over.
 #[derive(Debug, Default)]

@@ -12,6 +12,7 @@ pub(crate) mod daemon;
 pub(crate) mod epoll;
 pub(crate) mod fd_table;
 pub(crate) mod file;
+pub(crate) mod foreground;
 pub(crate) mod helper_process;
 pub(crate) mod host;
 pub(crate) mod journal;

@@ -303,6 +303,12 @@ pub(crate) fn reap(child: Pid) -> io::Result<()> {
     }
 }
 
+/// Returns whether a process is a child of this one that has not been reaped.
+pub(super) fn is_child(pid: Pid) -> bool {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(raw(pid)), look).is_ok()
+}
+
 /// Waits until a child exits, and reaps it.
 pub(super) fn wait_for(child: Pid) {
     while waitid(Id::Pid(raw(child)), WaitPidFlag::WEXITED) == Err(Errno::EINTR) {}

@@ -491,8 +491,8 @@ define_settings! {
         /// Refuse to start if another master with this proc_name is running.
         single_instance: bool = false, Flag, "BOOL", scope master, fixed always;
 
-        /// For development: reload when a settings file, or one of reload_extra_files, has changed. Not
-        /// with daemon (Linux).
+        /// For development: reload when a settings file, or one of reload_extra_files, has changed, and
+        /// upgrade when the program has. Not with daemon (Linux).
         reload: bool = false, Flag, "BOOL", scope master, fixed always;
 
         /// With reload: also reload when this file changes, or a file in this directory. May be repeated.

@@ -229,5 +229,6 @@ mod tokio_http2;
 mod tokio_load;
 mod upgrading;
 mod uring_class;
+mod watching;
 mod worker_cgroups;
 mod worker_fds;

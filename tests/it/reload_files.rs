@@ -21,7 +21,8 @@ fn start(class: &str, settings: &str) -> Server {
 }
 
 fn launch(class: &str, settings: &str) -> Launch {
-    let launch = Launch::new(&["--reload", "-k", class]);
+    // Without a parent of the master, as under a service manager.
+    let launch = Launch::new(&["--reload", "-k", class]).env("LISTEN_FDS", "0");
     fs::create_dir(launch.dir().join("conf.d")).unwrap();
     fs::create_dir(launch.dir().join("extras")).unwrap();
     fs::write(launch.dir().join("extra"), "").unwrap();

@@ -2,7 +2,7 @@
 //! command of an operator.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::example::example;
-use crate::proc::{children, session_members, stat, wait_until};
+use crate::proc::{children, is_gone, session_members, stat, wait_until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
 
@@ -22,6 +22,7 @@ struct Session {
     shell: Child,
     slave: PathBuf,
     heard: Arc<Mutex<Vec<u8>>>,
+    keyboard: File,
     dir: TempDir,
 }
 
@@ -36,6 +37,7 @@ impl Session {
         let shell = shell.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
         let heard = Arc::new(Mutex::new(Vec::new()));
         let mut reader = File::from(terminal.master);
+        let keyboard = reader.try_clone().unwrap();
         let writer = Arc::clone(&heard);
         thread::spawn(move || {
             let mut bytes = [0; 4096];
@@ -43,7 +45,7 @@ impl Session {
                 writer.lock().unwrap().extend_from_slice(&bytes[..n]);
             }
         });
-        Self { shell, slave, heard, dir }
+        Self { shell, slave, heard, keyboard, dir }
     }
 
     fn count(&self, words: &str) -> usize {
@@ -144,6 +146,21 @@ fn hook_of_a_background_job_writes_to_the_terminal() {
     kill(session.pid("pid"), Signal::SIGTERM).unwrap();
     session.wait_said("stopped, ");
     assert_eq!(session.count("starting"), 1);
+}
+
+/// With `--reload`, the shell waits for the parent of the master, which exits with the master's code. The
+/// terminal signals both.
+#[test]
+fn interrupt_ends_the_master_and_its_parent() {
+    let session = Session::start(&format!(
+        "trap : INT; {PROGRAM} --reload -k mio -w 2 -b unix:sock -p pid; echo code=$?"
+    ));
+    session.wait_said("all workers ready");
+    let master = session.pid("pid");
+    (&session.keyboard).write_all(b"\x03").unwrap();
+    session.wait_said("code=0");
+    assert_eq!(session.count("stopping, "), 1);
+    wait_until("the master has exited", || is_gone(master));
 }
 
 /// A terminal tells both masters of its new size.

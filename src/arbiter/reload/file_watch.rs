@@ -14,10 +14,12 @@ use serde_json::{Value, json};
 use slog::{info, warn};
 
 use crate::arbiter::state::MasterState;
+use crate::arbiter::upgrade::ExecArgs;
 use crate::os::clock;
 use crate::os::helper_process::HelperProcess;
 use crate::time::MonotonicTime;
 use settling::Stamps;
+use watcher::Watched;
 
 /// How long after a failure the files are watched again.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
@@ -29,6 +31,14 @@ pub(super) struct FileWatch {
     /// The states of the files at the last change.
     stamps: Stamps,
     retry_at: Option<MonotonicTime>,
+}
+
+/// A change that has settled.
+pub(in crate::arbiter) struct FileChange {
+    /// What begins an operation.
+    pub(in crate::arbiter) by: String,
+    /// The program has changed. Settings that have changed too are read by the new master.
+    pub(in crate::arbiter) is_program: bool,
 }
 
 /// The child.
@@ -52,8 +62,8 @@ impl FileWatch {
         }
     }
 
-    /// Returns the files that have changed.
-    pub(super) fn take_change(&mut self, state: &MasterState<'_>) -> Option<String> {
+    /// Returns what has changed.
+    pub(super) fn take_change(&mut self, state: &MasterState<'_>) -> Option<FileChange> {
         let watcher = self.watcher.take_if(|watcher| watcher.has_ended)?;
         let answer: Value = serde_json::from_slice(watcher.helper.answer()).unwrap_or_default();
         let Some(stamps) = answer["stamps"].as_object() else {
@@ -65,12 +75,16 @@ impl FileWatch {
         self.stamps = stamps.iter().filter_map(stamp).collect();
         let changed = answer["changed"].as_array().into_iter().flatten();
         let changed: Vec<&str> = changed.filter_map(Value::as_str).collect();
-        info!(state.log(), "files changed"; "files" => changed.join(", "));
-        Some(format!("change of {}", changed.first().unwrap_or(&"files")))
+        let program = answer["program"].as_str();
+        let is_program = program.is_some_and(|program| changed.contains(&program));
+        let follows = if is_program { "upgrade" } else { "reload" };
+        info!(state.log(), "files changed"; "files" => changed.join(", "), "follows" => follows);
+        let first = program.filter(|_| is_program).or(changed.first().copied());
+        Some(FileChange { by: format!("change of {}", first.unwrap_or("files")), is_program })
     }
 
     /// Starts a child, unless one watches the files of this generation.
-    pub(super) fn keep_running(&mut self, state: &MasterState<'_>) {
+    pub(super) fn keep_running(&mut self, state: &MasterState<'_>, exec_args: Option<&ExecArgs>) {
         let generation = state.pools.generation_number();
         let is_due = self.retry_at.is_none_or(|at| clock::now() >= at);
         match &self.watcher {
@@ -82,7 +96,7 @@ impl FileWatch {
             _ => return,
         }
         (self.watcher, self.retry_at) = (None, None);
-        match self.start(state) {
+        match self.start(state, exec_args) {
             Ok(helper) => {
                 self.watcher = Some(Watcher { helper, has_ended: false, generation });
             }
@@ -90,15 +104,21 @@ impl FileWatch {
         }
     }
 
-    fn start(&self, state: &MasterState<'_>) -> io::Result<HelperProcess> {
+    fn start(
+        &self,
+        state: &MasterState<'_>,
+        exec_args: Option<&ExecArgs>,
+    ) -> io::Result<HelperProcess> {
         let settings = &state.context.settings;
         let files = settings.watched_files();
         HelperProcess::start(|answer| {
             if let Some(title) = state.environment.title {
                 title.set(&format!("ostler: file watcher [{}]", settings.proc_name));
             }
-            let text = match watcher::wait_changed(&files, &self.stamps) {
-                Ok((changed, stamps)) => answer_of(&changed, &stamps),
+            let program = exec_args.and_then(ExecArgs::program);
+            let watched = Watched { files: &files, program: program.as_deref() };
+            let text = match watched.wait_changed(&self.stamps) {
+                Ok((changed, stamps)) => answer_of(program.as_ref(), &changed, &stamps),
                 Err(error) => json!({ "error": error.to_string() }),
             };
             // A write fails only if the master has exited.
@@ -122,10 +142,10 @@ impl FileWatch {
     }
 }
 
-fn answer_of(changed: &[PathBuf], stamps: &Stamps) -> Value {
+fn answer_of(program: Option<&PathBuf>, changed: &[PathBuf], stamps: &Stamps) -> Value {
     let text = |path: &PathBuf| path.to_string_lossy().into_owned();
     let changed: Vec<String> = changed.iter().map(text).collect();
     let stamps: serde_json::Map<String, Value> =
         stamps.iter().map(|(path, stamp)| (text(path), json!(stamp))).collect();
-    json!({ "changed": changed, "stamps": stamps })
+    json!({ "program": program.map(text), "changed": changed, "stamps": stamps })
 }

@@ -1,10 +1,11 @@
 //! How this program is executed again.
 
 use std::env;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{self, PathBuf};
 
 use crate::os::process;
 
@@ -20,6 +21,17 @@ pub(crate) struct ExecArgs {
 }
 
 impl ExecArgs {
+    /// Returns the path of the program that is executed, whether or not it is there; `None` if it is not
+    /// found in PATH. Call it in the directory in which this program was started.
+    pub(in crate::arbiter) fn program(&self) -> Option<PathBuf> {
+        let name = OsStr::from_bytes(self.args.first()?.to_bytes());
+        let path = match name.as_bytes().contains(&b'/') {
+            true => PathBuf::from(name),
+            false => process::find_program(name, env::var_os("PATH").as_deref(), None).ok()?,
+        };
+        path::absolute(self.link.as_ref().map_or(path.clone(), |link| link.join(&path))).ok()
+    }
+
     /// Changes to the directory in which to execute the program: where the link leads, or else where it was
     /// started.
     ///

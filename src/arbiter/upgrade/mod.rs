@@ -93,7 +93,7 @@ enum DeferredStop {
 
 /// The upgrades of a master: at most one at a time.
 pub(super) struct Upgrade {
-    exec_args: Option<ExecArgs>,
+    pub(super) exec_args: Option<ExecArgs>,
     peer: UpgradePeer,
     deferred_stop: DeferredStop,
     /// This master is to stop once the new one is ready.

@@ -14,10 +14,13 @@ use std::time::Duration;
 
 use super::settling::{Settling, Stamps};
 use crate::os::path_watch::PathWatch;
-use crate::os::{clock, poll};
+use crate::os::{clock, poll, process};
 
 /// How long events are collected before the next look.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The file that this process executes.
+const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// How many paths a file may lead over, by symbolic links.
 const LINKS_MAX: usize = 64;
@@ -25,40 +28,80 @@ const LINKS_MAX: usize = 64;
 /// How many entries of a folder are looked at.
 const ENTRIES_MAX: usize = 4096;
 
-/// Waits until a change of these files has settled. Returns the files that have changed, and the states of all.
-///
-/// # Errors
-/// From inotify_init(2) and inotify_add_watch(2): the user has too many watches.
-pub(super) fn wait_changed(
-    files: &[PathBuf],
-    baseline: &Stamps,
-) -> io::Result<(Vec<PathBuf>, Stamps)> {
-    // Before the files are watched: what happens from here on is a change.
-    let mut settling = Settling::new(baseline, look(files), clock::now());
-    let watch = PathWatch::new()?;
-    loop {
-        watch_folders(&watch, files)?;
-        let now = clock::now();
-        settling.observe(look(files), now);
-        if settling.has_settled(now) {
-            return Ok((settling.changed().cloned().collect(), settling.latest().clone()));
+/// What is watched.
+pub(super) struct Watched<'a> {
+    pub(super) files: &'a [PathBuf],
+    /// The program that an upgrade would execute.
+    pub(super) program: Option<&'a Path>,
+}
+
+impl Watched<'_> {
+    /// Waits until a change has settled. Returns the files that have changed, and the states of all.
+    ///
+    /// # Errors
+    /// From inotify_init(2) and inotify_add_watch(2): the user has too many watches.
+    pub(super) fn wait_changed(&self, baseline: &Stamps) -> io::Result<(Vec<PathBuf>, Stamps)> {
+        let mut baseline = baseline.clone();
+        if let Some(program) = self.program
+            && let Some(stamp) = replaced_stamp(program)
+        {
+            baseline.entry(program.to_path_buf()).or_insert(stamp);
         }
-        poll::wait_readable(&[watch.as_fd()], settling.deadline())?;
-        // A neighbour may be written all the time.
-        poll::wait_readable(&[], Some(clock::now() + LOOK_INTERVAL))?;
-        watch.clear();
+        // Before the files are watched: what happens from here on is a change.
+        let mut settling = Settling::new(&baseline, self.look(&baseline), clock::now());
+        let watch = PathWatch::new()?;
+        loop {
+            self.watch_folders(&watch)?;
+            let now = clock::now();
+            settling.observe(self.look(settling.latest()), now);
+            if settling.has_settled(now) {
+                return Ok((settling.changed().cloned().collect(), settling.latest().clone()));
+            }
+            poll::wait_readable(&[watch.as_fd()], settling.deadline())?;
+            // A neighbour may be written all the time.
+            poll::wait_readable(&[], Some(clock::now() + LOOK_INTERVAL))?;
+            watch.clear();
+        }
+    }
+
+    /// Watches the folders of which an entry may change what the files are.
+    fn watch_folders(&self, watch: &PathWatch) -> io::Result<()> {
+        let mut folders = BTreeSet::new();
+        for file in self.files.iter().map(PathBuf::as_path).chain(self.program) {
+            // A folder that cannot be read is found missing below.
+            let file = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
+            add_folders(&file, &mut folders, &mut BTreeSet::new());
+        }
+        folders.iter().try_for_each(|folder| watch_existing(watch, folder))
+    }
+
+    /// Returns the states of the files. A program that cannot be executed, such as one that is being
+    /// built, has the state that it had before.
+    fn look(&self, before: &Stamps) -> Stamps {
+        let files = self.files.iter().map(|file| (file.clone(), stamp(file)));
+        let mut stamps: Stamps = files.collect();
+        if let Some(program) = self.program {
+            let earlier = before.get(program).copied();
+            let stamp = if is_executable(program) { Some(stamp(program)) } else { earlier };
+            stamps.insert(program.to_path_buf(), stamp.unwrap_or(0));
+        }
+        stamps
     }
 }
 
-/// Watches the folders of which an entry may change what these files are.
-fn watch_folders(watch: &PathWatch, files: &[PathBuf]) -> io::Result<()> {
-    let mut folders = BTreeSet::new();
-    for file in files {
-        // A folder that cannot be read is found missing below.
-        let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
-        add_folders(&file, &mut folders, &mut BTreeSet::new());
-    }
-    folders.iter().try_for_each(|folder| watch_existing(watch, folder))
+/// Returns the state of the file that this process executes, if that was this program and its name is
+/// another file's by now.
+fn replaced_stamp(program: &Path) -> Option<u64> {
+    let running = fs::read_link(THIS_PROGRAM).ok()?;
+    let running = Path::new(running.to_str()?.strip_suffix(" (deleted)")?);
+    let real = fs::canonicalize(program.parent()?).ok()?.join(program.file_name()?);
+    (running == real).then(|| stamp(Path::new(THIS_PROGRAM)))
+}
+
+/// Whether a program is complete enough to be executed.
+fn is_executable(program: &Path) -> bool {
+    process::find_program(program.as_os_str(), None, None).is_ok()
+        && fs::metadata(program).is_ok_and(|it| it.size() > 0)
 }
 
 /// Watches a folder, or the next one above that can be watched.
@@ -89,11 +132,6 @@ fn add_folders(path: &Path, folders: &mut BTreeSet<PathBuf>, visited: &mut BTree
         let target = if rest == Path::new("") { target } else { target.join(rest) };
         add_folders(&target, folders, visited);
     }
-}
-
-/// Returns the states of the files.
-fn look(files: &[PathBuf]) -> Stamps {
-    files.iter().map(|file| (file.clone(), stamp(file))).collect()
 }
 
 /// Returns what identifies the state of a file, or of a folder and its entries.
