@@ -74,29 +74,29 @@ impl Foreground {
         fd_table::close_all_except(&[0, 1, 2, signals.as_raw_fd()]);
         loop {
             poll::wait_readable(&[signals.as_fd()], None)?;
+            let mut forwarded = Vec::new();
             // All of them before a look at the children: a successor is announced before the exit.
             while let Ok(Some(info)) = signals.read_signal() {
-                self.on_signal(&info);
+                forwarded.extend(self.on_signal(&info));
             }
             if let Some(code) = self.reap()? {
                 return Ok(code);
             }
+            // After that look, or a master would be sent what the next one must get.
+            forwarded.into_iter().for_each(|signal| process::send_signal(self.master, signal));
         }
     }
 
-    fn on_signal(&mut self, info: &siginfo) {
-        let Ok(number) = NixSignal::try_from(info.ssi_signo.cast_signed()) else { return };
+    /// Handles a signal. Returns it if it is to be forwarded.
+    fn on_signal(&mut self, info: &siginfo) -> Option<NixSignal> {
+        let number = NixSignal::try_from(info.ssi_signo.cast_signed()).ok()?;
         let is_from_master = info.ssi_pid.cast_signed() == self.master.as_raw();
-        match number {
-            NixSignal::SIGCHLD => (),
-            NixSignal::SIGURG if info.ssi_code == libc::SI_QUEUE && is_from_master => {
-                self.successor = Some(Pid::from_raw(info.ssi_int));
-            }
-            NixSignal::SIGURG => (),
-            // What a terminal sends to the process group, the master has got as well.
-            _ if info.ssi_code <= 0 => process::send_signal(self.master, number),
-            _ => (),
+        if number == NixSignal::SIGURG && info.ssi_code == libc::SI_QUEUE && is_from_master {
+            self.successor = Some(Pid::from_raw(info.ssi_int));
         }
+        let is_for_master = !matches!(number, NixSignal::SIGCHLD | NixSignal::SIGURG);
+        // What a terminal sends to the process group, the master has got as well.
+        (is_for_master && info.ssi_code <= 0).then_some(number)
     }
 
     /// Reaps all children that have exited: masters, and what masters and workers have left behind. Returns
