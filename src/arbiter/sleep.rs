@@ -36,12 +36,10 @@ pub(super) fn sleep(
     let deadline = earliest([control.deadline, others.deadline]);
     let ready = poll::wait_readable_unblocked(&fds, deadline, deferred)?;
     let (for_control, for_others) = ready.split_at(control.fds.len());
-    let now = clock::now();
-    let has_work = |sources: &WakeSources<'_>, ready: &[bool]| {
-        ready.contains(&true) || sources.deadline.is_some_and(|deadline| deadline <= now)
-    };
-    // A signal that has ended the sleep leaves both without work.
-    let is_for_control = has_work(control, for_control) && !has_work(others, for_others);
+    let is_others_due = others.deadline.is_some_and(|deadline| deadline <= clock::now());
+    let have_others_work = for_others.contains(&true) || is_others_due;
+    // A deadline alone is not enough: a signal may have ended the sleep at that time.
+    let is_for_control = for_control.contains(&true) && !have_others_work;
     Ok(if is_for_control { Wake::ControlClients } else { Wake::Anything })
 }
 

@@ -234,7 +234,9 @@ impl Snapshot {
             _ if pool.is_in_drain_mode => Some("is in drain mode"),
             _ => None,
         };
-        let mut reasons = self.pools.iter().filter_map(|pool| Some((pool, reason_of(pool)?)));
+        // A pool that a reload has removed only finishes its clients.
+        let pools = self.pools.iter().filter(|pool| !pool.is_stopping);
+        let mut reasons = pools.filter_map(|pool| Some((pool, reason_of(pool)?)));
         let (pool, reason) = reasons.next()?;
         Some(format!("pool {:?} {reason}", pool.name))
     }

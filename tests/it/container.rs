@@ -159,7 +159,7 @@ fn idle_worker_sends_heartbeats_in_memory() {
 #[ignore = "slow"]
 fn orphans_are_reaped_by_pid_1() {
     let Some(image) = Image::new(&["/bin/sh", "/bin/sleep"]) else { return };
-    let script = "for i in 1 2 3; do (/usr/bin/sleep 1 &); done; exec /usr/bin/sleep 1000";
+    let script = "for i in 1 2 3; do (/usr/bin/sleep 5 &); done; exec /usr/bin/sleep 1000";
     let launch = image.launch(NAMELESS, &["/tmp"], &["-k", "exec", "--ready-after", "100ms"]);
     let mut server = launch.program(&["/usr/bin/sh", "-c", script]).start();
     let master = pid_1(&server);
