@@ -14,7 +14,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::os::memory::{MappingId, SharedMemory};
+use crate::os::memory::{MappingId, PublishedMemory, SharedMemory};
 use crate::time::MonotonicTime;
 pub(crate) use accept_waits::{ACCEPT_WAIT_BOUNDS, AcceptWaits};
 use counters::{
@@ -37,9 +37,16 @@ const CLIENTS: usize = 30;
 /// How many rows are read for a fair share. With more workers, the kernel's wake-up order decides.
 const FAIR_ROWS_MAX: usize = 128;
 const EXIT_NOTE_WORDS: usize = 24;
+/// The word of a row's head with the drain mode for which the worker is drained.
+const DRAINED: usize = 28;
 /// The word of a row's head with the length of the status text, which follows.
 const STATUS_TEXT: usize = 31;
 const STATUS_TEXT_WORDS: usize = 24;
+/// How many bits a drain mode has, and how many a word has. So few that all are in one page: RLIMIT_FSIZE
+/// holds for what the master publishes.
+const DRAIN_MODE_BITS: usize = 4;
+const DRAIN_MODES_PER_WORD: usize = 64 / DRAIN_MODE_BITS;
+const DRAIN_MODE_MASK: u64 = (1 << DRAIN_MODE_BITS) - 1;
 /// The first of the words of a row's head with the worker's counters.
 const WORKER_COUNTERS: usize = ROW_HEAD_WORDS - WORKER_COUNTER_WORDS;
 
@@ -47,6 +54,8 @@ const WORKER_COUNTERS: usize = ROW_HEAD_WORDS - WORKER_COUNTER_WORDS;
 #[derive(Debug)]
 pub(crate) struct Scoreboard {
     shared: SharedMemory,
+    /// The drain modes of the rows' workers, which only the master writes.
+    drain_modes: PublishedMemory,
     rows: usize,
     threads_per_row: usize,
     counters_per_row: usize,
@@ -65,23 +74,54 @@ pub(crate) enum WorkerStatus {
     Draining,
 }
 
+/// The drain mode of a worker: a count of its changes, modulo 16, so that an answer to an earlier one is not
+/// taken for an answer to the present one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DrainMode(u64);
+
+impl DrainMode {
+    /// Returns the next one: on if this one is off, and off if it is on.
+    pub(crate) fn next(self) -> Self {
+        Self((self.0 + 1) % (1 << DRAIN_MODE_BITS))
+    }
+
+    /// Returns whether the worker accepts no clients.
+    pub(crate) fn is_on(self) -> bool {
+        self.0 % 2 == 1
+    }
+
+    pub(crate) fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    pub(crate) fn word(self) -> u64 {
+        self.0
+    }
+}
+
 impl Scoreboard {
     /// Maps a board for at most `rows` processes of `threads_per_row` threads each. Only rows in
     /// use cost memory.
     ///
     /// # Errors
-    /// `ENOMEM`, from mmap(2).
+    /// `ENOMEM`, `EMFILE` or `ENFILE`, from mmap(2) and memfd_create(2).
     pub(crate) fn new(rows: usize, threads_per_row: usize) -> io::Result<Self> {
         let threads_per_row = threads_per_row.max(1);
         let counters_per_row = threads_per_row.min(COUNTERS_PER_ROW_MAX);
         let row_words = ROW_HEAD_WORDS + threads_per_row * THREAD_WORDS;
         let words = BOARD_HEAD_WORDS + rows * (row_words + counters_per_row * COUNTER_WORDS);
-        Ok(Self { shared: SharedMemory::new(words)?, rows, threads_per_row, counters_per_row })
+        Ok(Self {
+            shared: SharedMemory::new(words)?,
+            drain_modes: PublishedMemory::new(rows.div_ceil(DRAIN_MODES_PER_WORD))?,
+            rows,
+            threads_per_row,
+            counters_per_row,
+        })
     }
 
-    /// Returns the mapping that a child must keep to use it.
-    pub(crate) fn mapping(&self) -> MappingId {
-        self.shared.id()
+    /// Returns the mappings that a child must keep to use it.
+    pub(crate) fn mappings(&self) -> [MappingId; 2] {
+        [self.shared.id(), self.drain_modes.id()]
     }
 
     /// Returns how many threads a row has entries for.
@@ -100,13 +140,32 @@ impl Scoreboard {
         word.store(word.load(Ordering::Relaxed).max(row as u64 + 1), Ordering::Release);
     }
 
+    /// Returns the drain mode of a row's worker.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub(crate) fn drain_mode(&self, row: usize) -> DrainMode {
+        let (index, shift) = drain_mode_place(row);
+        DrainMode(self.drain_modes.load(index) >> shift & DRAIN_MODE_MASK)
+    }
+
+    /// Sets the drain mode of a row's worker. Only the master calls it: another process dies.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub(crate) fn set_drain_mode(&self, row: usize, mode: DrainMode) {
+        let (index, shift) = drain_mode_place(row);
+        let others = self.drain_modes.load(index) & !(DRAIN_MODE_MASK << shift);
+        self.drain_modes.store(index, others | mode.0 << shift);
+    }
+
     /// Returns how many clients a worker would have if all connected clients were spread evenly
-    /// over the workers that serve.
+    /// over the workers that serve. Workers in drain mode do not.
     pub(crate) fn fair_client_share(&self) -> usize {
         let used = self.shared.words()[0].load(Ordering::Acquire);
         let rows = usize::try_from(used).unwrap_or(0).min(self.rows).min(FAIR_ROWS_MAX);
-        let serving =
-            (0..rows).map(|row| self.row(row)).filter(|r| r.status() == WorkerStatus::Ready);
+        let rows = (0..rows).filter(|row| !self.drain_mode(*row).is_on()).map(|row| self.row(row));
+        let serving = rows.filter(|row| row.status() == WorkerStatus::Ready);
         let (mut workers, mut clients) = (0, 0u64);
         for row in serving {
             workers += 1;
@@ -131,6 +190,11 @@ impl Scoreboard {
             counters: &self.shared.words()[counters..counters + counters_length],
         }
     }
+}
+
+/// Returns the word of a row's drain mode, and its first bit there.
+fn drain_mode_place(row: usize) -> (usize, usize) {
+    (row / DRAIN_MODES_PER_WORD, row % DRAIN_MODES_PER_WORD * DRAIN_MODE_BITS)
 }
 
 /// One process's row.
@@ -185,6 +249,16 @@ impl<'a> Row<'a> {
     /// Sets how many clients are connected to the worker.
     pub(crate) fn set_clients(self, clients: usize) {
         self.words[CLIENTS].store(clients as u64, Ordering::Relaxed);
+    }
+
+    /// Returns the drain mode for which the worker is drained: it has no clients, and accepts none.
+    pub(crate) fn drained_for(self) -> DrainMode {
+        DrainMode(self.words[DRAINED].load(Ordering::Acquire))
+    }
+
+    /// Sets the drain mode for which the worker is drained.
+    pub(crate) fn set_drained_for(self, mode: DrainMode) {
+        self.words[DRAINED].store(mode.0, Ordering::Release);
     }
 
     /// Sets a note for the master, such as why the worker failed to boot. It is cut to 192 bytes.

@@ -125,7 +125,9 @@ impl<'a> EventLoop<'a> {
         if self.ctx.lifecycle().poll_stop() == StopRequest::Graceful && !self.draining {
             self.draining = true;
             self.acceptor.drain(&self.poll)?;
-            for index in self.indices() {
+        }
+        if self.ctx.lifecycle().drains_clients() {
+            for index in self.undrained() {
                 self.clients[index].client.drain(&mut self.buffers, &mut self.tracker);
                 self.drive(index, ReadMode::UntilWouldBlock);
             }
@@ -159,7 +161,7 @@ impl<'a> EventLoop<'a> {
             return;
         }
         self.schedule(index);
-        if self.draining {
+        if self.ctx.lifecycle().drains_clients() {
             self.drive(index, ReadMode::UntilWouldBlock); // answer what it has already sent
             if let Some(entry) = self.clients.get_mut(index) {
                 entry.client.drain(&mut self.buffers, &mut self.tracker);
@@ -234,8 +236,10 @@ impl<'a> EventLoop<'a> {
         self.timers.clear(index);
     }
 
-    fn indices(&self) -> Vec<usize> {
-        self.clients.iter().map(|(index, _)| index).collect()
+    /// Returns the clients that have not been told that the worker drains.
+    fn undrained(&self) -> Vec<usize> {
+        let undrained = self.clients.iter().filter(|(_, entry)| !entry.client.is_drained());
+        undrained.map(|(index, _)| index).collect()
     }
 }
 

@@ -40,8 +40,8 @@ complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "reload" -d 'Rea
 complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "upgrade" -d 'Replace the master by a new one of its binary'
 complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "scale" -d 'Change the number of workers of a pool'
 complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "recycle" -d 'Replace a worker, those of a pool, or all'
-complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "drain" -d 'Report pools as not ready, while they serve'
-complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "undrain" -d 'Report pools as ready again'
+complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "drain" -d 'Have a worker accept no clients, or report pools as not ready, while they serve'
+complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "undrain" -d 'End what drain has begun'
 complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "stop" -d 'Stop the master and its workers'
 complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "reopen" -d 'Reopen the log files'
 complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand status" -s s -l socket -d 'Path of the control socket' -r -F

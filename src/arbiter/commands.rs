@@ -56,7 +56,12 @@ impl Transitions<'_> {
             }
             Command::Scale { pool, workers } => self.scale(pool, workers, by),
             Command::Recycle { pool, slot } => self.recycle(pool.as_deref(), slot, by, now),
-            Command::DrainMode { pool, is_on } => self.set_drain_mode(pool.as_deref(), is_on, by),
+            Command::DrainMode { pool, slot: Some(slot), is_on } => {
+                self.set_worker_drain_mode(pool.as_deref(), slot, is_on, by, now)
+            }
+            Command::DrainMode { pool, slot: None, is_on } => {
+                self.set_drain_mode(pool.as_deref(), is_on, by)
+            }
             Command::Reopen => Ok(self.reopen_logs(by)),
             Command::Stop { now: true } => Ok(self.request_stop(Signal::Quit, by)),
             Command::Stop { now: false } => Ok(self.request_stop(Signal::Term, by)),
@@ -99,6 +104,13 @@ impl Transitions<'_> {
                 ScaleTo::Count(_) | ScaleTo::Step(_) => Refusal::conflict(reason),
             });
         }
+        let lowest = *pool.target_bounds().start();
+        if wanted < lowest && wanted < before {
+            return Err(Refusal::conflict(format!(
+                "pool {name:?} has workers in drain mode, which scaling does not remove: the number must \
+                 stay from {lowest}, or undrain or recycle them first"
+            )));
+        }
         if before != wanted {
             self.state.scale(&name, wanted);
         }
@@ -120,17 +132,9 @@ impl Transitions<'_> {
         by: &str,
         now: MonotonicTime,
     ) -> Result<u64, Refusal> {
-        let names: Vec<String> = match pool {
-            Some(name) => vec![self.find_pool(name)?.name().to_owned()],
-            None => self.pool_names().into_iter().map(str::to_owned).collect(),
-        };
-        if let (Some(slot), [name]) = (slot, &names[..])
-            && self.find_pool(name)?.supervisor().target() <= slot
-        {
-            return Err(Refusal::unknown(format!("pool {name:?} has no slot {slot}")));
-        }
-        if slot.is_some() && names.len() > 1 {
-            return Err(Refusal::bad(format!("name the pool of the slot: {}", names.join(", "))));
+        let names = self.names_of(pool)?;
+        if let Some(slot) = slot {
+            self.pool_of_slot(&names, slot)?;
         }
         let suspended = self.state.pools.present().find(|pool| pool.supervisor().is_suspended());
         if let Some(pool) = suspended {
@@ -158,10 +162,7 @@ impl Transitions<'_> {
         is_on: bool,
         by: &str,
     ) -> Result<u64, Refusal> {
-        let names: Vec<String> = match pool {
-            Some(name) => vec![self.find_pool(name)?.name().to_owned()],
-            None => self.pool_names().into_iter().map(str::to_owned).collect(),
-        };
+        let names = self.names_of(pool)?;
         for name in &names {
             if self.state.pools.set_drain_mode(name, is_on) {
                 self.upgrade.send_drain_mode(name, is_on, self.state.log());
@@ -171,6 +172,49 @@ impl Transitions<'_> {
         let id = operations.begin(Work::DrainMode { is_on }, by, pool);
         operations.end(id, Ok(json!({ "drain_mode": is_on, "pools": names })));
         Ok(id)
+    }
+
+    /// Turns the drain mode of a worker on or off.
+    fn set_worker_drain_mode(
+        &mut self,
+        pool: Option<&str>,
+        slot: usize,
+        is_on: bool,
+        by: &str,
+        now: MonotonicTime,
+    ) -> Result<u64, Refusal> {
+        let names = self.names_of(pool)?;
+        let name = self.pool_of_slot(&names, slot)?.to_owned();
+        let pool = self.state.pools.present_mut().find(|pool| pool.name() == name);
+        let set = pool.map(|pool| pool.set_worker_drain_mode(slot, is_on, now));
+        let Some(set) = set else { return Err(Refusal::unknown("the pool was removed")) };
+        let drain = set.map_err(|reason| Refusal::conflict(format!("pool {name:?}: {reason}")))?;
+        let mut operations = self.operations.lock();
+        if is_on {
+            return Ok(operations.begin(Work::DrainWorker(drain), by, Some(&name)));
+        }
+        let id = operations.begin(Work::DrainMode { is_on }, by, Some(&name));
+        operations.end(id, Ok(drain.result(is_on)));
+        Ok(id)
+    }
+
+    /// Returns the pool of this name, or all.
+    fn names_of(&self, pool: Option<&str>) -> Result<Vec<String>, Refusal> {
+        Ok(match pool {
+            Some(name) => vec![self.find_pool(name)?.name().to_owned()],
+            None => self.pool_names().into_iter().map(str::to_owned).collect(),
+        })
+    }
+
+    /// Returns the only pool of these, if it has this slot.
+    fn pool_of_slot<'n>(&self, names: &'n [String], slot: usize) -> Result<&'n str, Refusal> {
+        let [name] = names else {
+            return Err(Refusal::bad(format!("name the pool of the slot: {}", names.join(", "))));
+        };
+        if self.find_pool(name)?.supervisor().target() <= slot {
+            return Err(Refusal::unknown(format!("pool {name:?} has no slot {slot}")));
+        }
+        Ok(name)
     }
 
     fn pool_names(&self) -> Vec<&str> {

@@ -334,7 +334,7 @@ impl<'a> PoolGeneration<'a> {
     /// Returns the shared memory that its workers use.
     pub(super) fn mappings(&self) -> impl Iterator<Item = MappingId> {
         let listeners = self.listeners.iter().map(|listener| listener.mapping());
-        listeners.chain([self.rows.scoreboard().mapping()])
+        listeners.chain(self.rows.scoreboard().mappings())
     }
 
     /// Returns whether a listener is one of its own.

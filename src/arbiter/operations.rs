@@ -9,6 +9,7 @@ mod recycling;
 mod scaling;
 #[cfg(test)]
 mod tests;
+mod worker_drain;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -24,6 +25,7 @@ use present::Verdict;
 pub(super) use present::{PoolView, Present, Progress};
 pub(super) use recycling::{Recycled, Recycling};
 pub(super) use scaling::Scaling;
+pub(super) use worker_drain::WorkerDrain;
 
 /// How many operations are remembered, and how many may run at a time.
 pub(super) const KEPT_MAX: usize = 64;
@@ -213,6 +215,7 @@ impl Operations {
         let deadlines = running.filter_map(|it| match &it.work {
             Work::Scale(scaling) => Some(scaling.deadline()),
             Work::Recycle(recycling) => Some(recycling.deadline()),
+            Work::DrainWorker(drain) => Some(drain.deadline()),
             _ => None,
         });
         deadlines.chain(self.look_again_at).min()

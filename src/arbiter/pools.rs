@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::generation::PoolGeneration;
 use super::pool::Pool;
-use super::pool::supervisor::{RunOutcome, ShutdownMode};
+use super::pool::supervisor::{RunOutcome, ShutdownMode, Supervisor};
 use super::snapshot::{MasterPhase, PoolTotals};
 use crate::listen::Listener;
 use crate::os::process::Pid;
@@ -47,6 +47,11 @@ impl<'a> Pools<'a> {
     /// Returns the pools that the settings have. The others only drain.
     pub(super) fn present(&self) -> impl Iterator<Item = &Pool<'a>> {
         self.iter().filter(|pool| !pool.is_retired())
+    }
+
+    /// Returns the pools that the settings have, to change them.
+    pub(super) fn present_mut(&mut self) -> impl Iterator<Item = &mut Pool<'a>> {
+        self.iter_mut().filter(|pool| !pool.is_retired())
     }
 
     /// Returns the pool of this name, also if it only drains.
@@ -98,7 +103,9 @@ impl<'a> Pools<'a> {
 
     /// Returns whether every pool has as many ready workers as it should.
     pub(super) fn all_ready(&self) -> bool {
-        self.iter().map(Pool::supervisor).all(|it| it.ready_count() >= it.target())
+        // Those that were put into drain mode have been ready.
+        let ready = |it: &Supervisor| it.ready_count() + it.drain_mode_count();
+        self.iter().map(Pool::supervisor).all(|it| ready(it) >= it.target())
     }
 
     /// Returns when a pool has something to do, if nothing happens before.

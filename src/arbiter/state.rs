@@ -10,7 +10,6 @@ use super::generation::{MasterContext, PoolGeneration};
 use super::hook_runner::run_hook;
 use super::pool::Pool;
 use super::pool::processes::WorkerEnvironment;
-use super::pool::supervisor::WORKERS_MAX;
 use super::pools::Pools;
 use super::pre_stop::PreStop;
 use super::service_manager::ServiceNotifier;
@@ -136,9 +135,9 @@ impl MasterState<'_> {
         // A suspended pool stays suspended at no workers.
         let after = if (before, wanted) == (0, 0) { 0 } else { pool.scale_to(wanted) };
         if before == after {
-            let range = pool.workers_range().unwrap_or(1..=WORKERS_MAX);
+            let bounds = pool.target_bounds();
             warn!(self.log(), "worker count at limit"; "workers" => after,
-                "min" => range.start(), "max" => range.end());
+                "min" => bounds.start(), "max" => bounds.end());
         } else {
             pool.resume();
             info!(self.log(), "worker count changed"; "from" => before, "to" => after);

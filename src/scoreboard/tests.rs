@@ -179,3 +179,40 @@ fn counts_of_any_contents_are_capped() {
     shown.raise_to(&WorkTotals::default());
     assert_eq!(shown, WorkTotals { counts, durations });
 }
+
+#[test]
+fn drain_modes_of_rows_are_independent_and_alternate() {
+    let board = Scoreboard::new(40, 1).unwrap();
+    let mut mode = DrainMode::default();
+    for change in 1..100 {
+        mode = mode.next();
+        assert_eq!(mode.is_on(), change % 2 == 1);
+        board.set_drain_mode(17, mode);
+        assert_eq!(board.drain_mode(17), mode);
+        assert!((0..40).all(|row| row == 17 || !board.drain_mode(row).is_on()));
+    }
+    (0..40).for_each(|row| board.set_drain_mode(row, mode));
+    board.set_drain_mode(16, DrainMode::default());
+    assert!((0..40).all(|row| (row == 16) != board.drain_mode(row).is_on()));
+}
+
+#[test]
+fn workers_in_drain_mode_have_no_share_of_the_clients() {
+    let board = Scoreboard::new(3, 1).unwrap();
+    for row in 0..3 {
+        board.mark_row_used(row);
+        board.row(row).set_status(WorkerStatus::Ready);
+        board.row(row).set_clients(6);
+    }
+    assert_eq!(board.fair_client_share(), 6);
+    let mode = DrainMode::default().next();
+    board.set_drain_mode(1, mode);
+    board.row(1).set_clients(0);
+    board.row(0).set_clients(12);
+    assert_eq!(board.fair_client_share(), 9);
+    assert_eq!((board.drain_mode(1), board.drain_mode(0)), (mode, DrainMode::default()));
+    board.row(1).set_drained_for(mode);
+    assert_eq!(board.row(1).drained_for(), mode);
+    board.row(1).reset();
+    assert_ne!(board.row(1).drained_for(), mode);
+}

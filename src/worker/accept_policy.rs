@@ -40,6 +40,8 @@ pub(super) struct Turn {
     /// How often the master has asked to look at all listeners anew: queues are assigned anew, or the
     /// kernel may have woken a worker that was killed.
     pub(super) rechecks_requested: u64,
+    /// Whether the master has asked it to accept no clients, without a stop.
+    pub(super) is_in_drain_mode: bool,
 }
 
 impl Turn {
@@ -151,6 +153,7 @@ impl AcceptPolicy {
         publish_clients: impl FnOnce(usize) -> usize,
     ) -> bool {
         let stop_begins = self.turn.stop == StopRequest::None && turn.stop != StopRequest::None;
+        let drain_mode_changes = self.turn.is_in_drain_mode != turn.is_in_drain_mode;
         self.turn = turn;
         self.set_client_count(turn.client_count);
         if self.paused_until.is_some_and(|until| until <= turn.now) {
@@ -166,7 +169,7 @@ impl AcceptPolicy {
                 rechecks_requested: turn.rechecks_requested,
             };
         }
-        let looks_anew = is_told || is_due || stop_begins;
+        let looks_anew = is_told || is_due || stop_begins || drain_mode_changes;
         let may_listen_again = is_told && turn.stop == StopRequest::None;
         if looks_anew {
             for queue in &mut self.queues {
@@ -319,9 +322,24 @@ impl AcceptPolicy {
     /// Returns whether there is room and are resources for another client, and the worker does not
     /// leave clients to others.
     pub(super) fn is_open(&self) -> bool {
-        self.turn.client_count < self.client_limit
+        !self.leaves_all_clients()
+            && self.turn.client_count < self.client_limit
             && self.paused_until.is_none()
             && self.yields_until.is_none()
+    }
+
+    /// Returns whether the worker leaves all clients to others: it is in drain mode. A graceful stop owes
+    /// as much to the queues as that of any worker.
+    fn leaves_all_clients(&self) -> bool {
+        self.turn.is_in_drain_mode && self.turn.stop == StopRequest::None
+    }
+
+    /// Returns whether the worker is drained for its drain mode: it has no client, and none is owed an
+    /// accept(2).
+    pub(super) fn is_drained(&self) -> bool {
+        self.leaves_all_clients()
+            && self.turn.client_count == 0
+            && !self.queues.iter().any(|queue| queue.owes_accept)
     }
 
     fn duty(&self, facts: ListenerFacts) -> BacklogDuty {

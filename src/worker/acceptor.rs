@@ -193,7 +193,7 @@ impl<'a> Acceptor<'a> {
 
     /// Polls without a heartbeat.
     fn try_accept(&mut self, client_count: usize) -> Accept {
-        let Self { ctx, policy, .. } = self;
+        let Self { ctx, policy, watch, .. } = self;
         let facts = |index| ctx.listener_facts(index);
         ctx.begin_turn(policy, client_count);
         while let Some(index) = policy.next_look(facts) {
@@ -206,6 +206,9 @@ impl<'a> Acceptor<'a> {
         if policy.finish(facts) {
             return Accept::Finished;
         }
+        // A listener that is still watched may owe a client, which shows when its watch ends.
+        let is_watching = || watch.as_ref().is_some_and(ListenerWatch::is_watching);
+        ctx.lifecycle.report_drained(policy.is_drained() && !is_watching());
         Accept::Pending { deadline: policy.deadline(facts) }
     }
 

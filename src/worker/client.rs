@@ -313,7 +313,7 @@ impl<'s> Client<'s> {
     }
 
     /// Serves the client until its connection is closed, and sends heartbeats meanwhile. A graceful stop
-    /// drains the client; an immediate one closes it.
+    /// and the drain mode drain the client; an immediate stop closes it.
     pub fn serve(&mut self, ctx: &WorkerContext<'_>) {
         let (lifecycle, mut tracker) =
             (ctx.lifecycle(), ctx.lifecycle().tracker().with_heartbeat());
@@ -349,10 +349,11 @@ impl<'s> Client<'s> {
                 _ if self.is_lingering() => return DriveStatus::WantRead,
                 DriveStatus::Yield => {
                     lifecycle.notify();
-                    match lifecycle.process_signals() {
-                        StopRequest::None => (),
-                        StopRequest::Graceful => self.drain(buffers, tracker),
-                        StopRequest::Immediate => return DriveStatus::Closed,
+                    if lifecycle.process_signals() == StopRequest::Immediate {
+                        return DriveStatus::Closed;
+                    }
+                    if lifecycle.drains_clients() {
+                        self.drain(buffers, tracker);
                     }
                     continue;
                 }
@@ -389,7 +390,8 @@ impl<'s> Client<'s> {
                 return lifecycle.stop_request();
             };
             let stop = if woken { lifecycle.process_signals() } else { lifecycle.stop_request() };
-            let drains = stop == StopRequest::Graceful && !self.drained;
+            let drains =
+                stop != StopRequest::Immediate && lifecycle.drains_clients() && !self.drained;
             if drains {
                 self.drain(buffers, tracker);
             }

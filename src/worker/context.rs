@@ -152,6 +152,7 @@ impl<'a> WorkerContext<'a> {
             stopping_since: lifecycle.stopping_since(),
             orphaned: lifecycle.is_orphaned(),
             rechecks_requested: lifecycle.rechecks_requested(),
+            is_in_drain_mode: lifecycle.is_in_drain_mode(),
         }
     }
 

@@ -98,6 +98,7 @@ impl<'a> EpollAcceptor<'a> {
             self.reregister_all(epoll)?;
         }
         self.policy.forget_owed(); // no event of this turn is left
+        self.ctx.lifecycle.report_drained(self.policy.is_drained());
         Ok(())
     }
 

@@ -209,6 +209,9 @@ impl<'a> Shared<'a> {
         if awaits_exit {
             wake(&self.main_wakeup.1);
         }
+        if self.ctx.lifecycle().is_in_drain_mode() {
+            self.ctx.lifecycle().wake_master(); // this may have been the last client
+        }
     }
 
     /// Holds a function that asks again after the iterator has ended, until the worker exits.

@@ -1,5 +1,8 @@
 //! A worker's lifecycle as its class sees it: heartbeats, readiness, stop requests, units of work.
 
+mod beats;
+mod requests;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -18,6 +21,8 @@ use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::{clock, file, process};
 use crate::scoreboard::{Row, Scoreboard, UnitTimeout, WorkerStatus};
 use crate::time::MonotonicTime;
+use beats::Beats;
+use requests::MasterRequests;
 
 /// Whether, and how, a worker has been asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,8 +41,7 @@ pub struct Lifecycle {
     beats: Beats,
     signals: SignalPipe,
     stop: Stop,
-    /// How often the master has asked to look at all listeners anew.
-    rechecks_requested: AtomicU64,
+    requests: MasterRequests,
     board: Arc<Scoreboard>,
     row: usize,
     entry_owners: EntryOwners,
@@ -46,21 +50,6 @@ pub struct Lifecycle {
     max_units: u64,
     log: Log,
     access: WorkerAccess,
-}
-
-/// When heartbeats are due.
-#[derive(Debug)]
-struct Beats {
-    heartbeat: Heartbeat,
-    timeout: Duration,
-    /// How long a class may sleep.
-    interval: Duration,
-    unit_timeout: UnitTimeout,
-    min_gap: Duration,
-    /// When the next one is due, in nanoseconds; the end of time if `timeout` is 0.
-    due: AtomicU64,
-    /// How many log records the master had dropped when it forked this process.
-    dropped_before: u64,
 }
 
 /// What is known of the stop.
@@ -129,7 +118,7 @@ impl Lifecycle {
                 orphaned: AtomicBool::new(false),
                 since: AtomicU64::new(0),
             },
-            rechecks_requested: AtomicU64::new(0),
+            requests: MasterRequests::default(),
             entry_owners: EntryOwners::new(parts.board.threads_per_row()),
             board: parts.board,
             row: parts.row,
@@ -217,7 +206,7 @@ impl Lifecycle {
                     StopRequest::None
                 }
                 Signal::Urg => {
-                    self.rechecks_requested.fetch_add(1, Ordering::Relaxed);
+                    self.requests.on_sigurg(self.board.drain_mode(self.row));
                     StopRequest::None
                 }
                 Signal::Hup
@@ -307,10 +296,31 @@ impl Lifecycle {
         self.stop.orphaned.load(Ordering::Relaxed)
     }
 
+    /// Returns whether the worker is in drain mode: it accepts no clients, finishes those that it has, and
+    /// stays. The acceptors see to the first. By the signals that were processed, for any thread, at the
+    /// cost of a load.
+    pub fn is_in_drain_mode(&self) -> bool {
+        self.requests.drain_mode().is_on()
+    }
+
+    /// Returns whether the worker finishes the clients that it has: it stops gracefully, or is in drain
+    /// mode. Call [`Client::drain`](super::Client::drain) for each client then.
+    pub fn drains_clients(&self) -> bool {
+        self.stop_request() == StopRequest::Graceful || self.is_in_drain_mode()
+    }
+
+    /// Reports whether the worker is drained: it is in drain mode, and has no clients.
+    pub(super) fn report_drained(&self, is_drained: bool) {
+        if let Some(mode) = self.requests.set_drained(is_drained) {
+            self.board_row().set_drained_for(mode);
+            self.wake_master();
+        }
+    }
+
     /// Returns how often the master has changed which queues are assigned to which workers, by the
     /// signals that were processed.
     pub(super) fn rechecks_requested(&self) -> u64 {
-        self.rechecks_requested.load(Ordering::Relaxed)
+        self.requests.rechecks()
     }
 
     /// Returns the descriptor that is readable when [`poll_stop`](Self::poll_stop) has signals to
@@ -409,17 +419,13 @@ impl Lifecycle {
     /// Writes a status to the scoreboard, and wakes the master to read it.
     fn set_status(&self, status: WorkerStatus) {
         self.board_row().set_status(status);
-        // A full pipe wakes the master too, and a broken one has no master.
-        let _: Result<usize, io::Error> = file::wake_pipe(&self.master_wakeup);
+        self.wake_master();
     }
-}
 
-impl Beats {
-    #[cold] // as seen from a loop that turns a million times a second
-    fn send(&self, now: MonotonicTime) {
-        self.due.store(now.saturating_add(self.min_gap).as_nanos(), Ordering::Relaxed);
-        // It fails only if the class has given the file away: then it must count as silent.
-        let _ = self.heartbeat.beat(now);
+    /// Has the master read the scoreboard.
+    pub(super) fn wake_master(&self) {
+        // A full pipe wakes the master too, and a broken one has no master.
+        let _ = file::wake_pipe(&self.master_wakeup);
     }
 }
 

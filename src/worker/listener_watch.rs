@@ -44,6 +44,11 @@ impl ListenerWatch {
         self.queue.remove(stop);
     }
 
+    /// Returns whether it watches any listener.
+    pub(super) fn is_watching(&self) -> bool {
+        self.listeners.iter().any(|it| it.is_registered())
+    }
+
     /// Watches the listeners that are `wanted`, and no others. Returns those that are watched no more:
     /// the kernel may have woken no other process for a client there, so that an accept is owed.
     ///

@@ -199,6 +199,8 @@ fn parameters_reach_the_master() {
         (&["recycle", "3"], "POST /v1/recycle?slot=3"),
         (&["drain"], "POST /v1/drain"),
         (&["drain", "web"], "POST /v1/drain?pool=web"),
+        (&["drain", "web/3"], "POST /v1/drain?pool=web&slot=3"),
+        (&["undrain", "3"], "POST /v1/undrain?slot=3"),
         (&["undrain", "a b"], "POST /v1/undrain?pool=a%20b"),
         (&["reopen"], "POST /v1/reopen"),
         (&["stop"], "GET /v1/status"),

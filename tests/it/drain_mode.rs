@@ -91,7 +91,7 @@ fn drain_mode_is_of_a_pool_until_a_reload_removes_it() {
         "no pool is called \"none\": there are web, other"
     );
     it.refusal("/v1/undrain?pool=none", 404);
-    it.refusal("/v1/drain?slot=1", 400);
+    it.refusal("/v1/drain?slot=1", 400); // of which pool?
     assert_eq!(it.readiness(), ready());
     let (_, operation) = it.post("/v1/drain?pool=other");
     assert_eq!(operation["result"], json!({ "drain_mode": true, "pools": ["other"] }));

@@ -231,4 +231,5 @@ mod upgrading;
 mod uring_class;
 mod watching;
 mod worker_cgroups;
+mod worker_drain_mode;
 mod worker_fds;

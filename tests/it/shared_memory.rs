@@ -57,7 +57,7 @@ fn attack(worker: Pid, word: u64) -> bool {
         return false; // the master has replaced it for what was written before
     }
     assert_eq!(writable.len(), 1, "the scoreboard of its pool, and no other");
-    assert_eq!(readable.len(), 2, "the words of its pool's two sockets");
+    assert_eq!(readable.len(), 3, "the words of its pool's two sockets, and its drain modes");
     assert_eq!(filled, (0, 1), "what the master publishes is read-only");
     true
 }

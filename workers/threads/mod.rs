@@ -127,9 +127,11 @@ impl MainThread<'_, '_> {
         self.poll_stop(); // from now on this class polls for a stop
         loop {
             self.ctx.lifecycle().notify();
-            if self.ctx.lifecycle().stop_request() == StopRequest::Graceful && !self.draining {
+            let drains = self.ctx.lifecycle().drains_clients();
+            if drains && !self.draining {
                 self.drain();
             }
+            self.draining = drains;
             self.handle_client_events();
             self.expire_clients();
             self.check_progress();
@@ -291,8 +293,8 @@ fn drive<'a>(
             ReadMode::UntilShortRead
         };
         let status = client.drive(mode, buffers, tracker);
-        let draining = ctx.lifecycle().stop_request() == StopRequest::Graceful;
-        if draining && !client.is_drained() && status != DriveStatus::Closed {
+        if ctx.lifecycle().drains_clients() && !client.is_drained() && status != DriveStatus::Closed
+        {
             client.drain(buffers, tracker); // only now: first answer what it has already sent
             continue;
         }

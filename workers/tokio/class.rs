@@ -145,8 +145,10 @@ fn panic_reason(panic: &(dyn Any + Send)) -> String {
 }
 
 fn handle_signals(lifecycle: &Lifecycle, worker: Worker) {
-    if lifecycle.poll_stop() != StopRequest::None {
-        worker.announce_stop();
+    let was_in_drain_mode = lifecycle.is_in_drain_mode();
+    let stops = lifecycle.poll_stop() != StopRequest::None;
+    if stops || lifecycle.is_in_drain_mode() != was_in_drain_mode {
+        worker.announce();
     }
 }
 

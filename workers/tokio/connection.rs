@@ -8,7 +8,6 @@ use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::HttpService;
-use ostler::worker::StopRequest;
 
 use super::alarm::Alarm;
 use super::deadline::{OutputProgress, Phase, PhaseLimits, PhaseTimer};
@@ -78,8 +77,9 @@ pub(super) async fn drive<C: HyperConnection>(
     let worker = state.worker();
     let lifecycle = worker.lifecycle();
     let mut connection = pin!(connection);
-    let mut stopped = pin!(worker.stopped());
-    let mut is_stop_watched = false;
+    let mut noticed = pin!(worker.noticed());
+    // How many notices there had been when the next one was waited for.
+    let mut notices = None;
     let mut timer = PhaseTimer::new(limits, lifecycle.now());
     let mut alarm = pin!(Alarm::default());
     // When to look for stalled streams, and whether there are any.
@@ -92,18 +92,18 @@ pub(super) async fn drive<C: HyperConnection>(
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Closed);
             }
-            let is_draining = lifecycle.stop_request() != StopRequest::None;
-            if is_draining {
+            if worker.closes_connections() {
                 timer.drain(lifecycle.now());
                 if C::IS_TOLD && !timer.is_closing() {
                     timer.close(lifecycle.now());
                     connection.as_mut().begin_shutdown();
                     continue;
                 }
-            } else if !is_stop_watched {
-                // Once: a task has the same waker each time.
-                is_stop_watched = true;
-                if stopped.as_mut().poll(cx).is_ready() {
+            } else if notices != Some(worker.notices()) {
+                // Once for each notice: a task has the same waker each time.
+                notices = Some(worker.notices());
+                noticed.set(worker.noticed());
+                if noticed.as_mut().poll(cx).is_ready() {
                     continue;
                 }
             }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use http::{Response, StatusCode};
 use ostler::app::UnitEnd;
 use ostler::time::MonotonicTime;
-use ostler::worker::StopRequest;
 
 use super::output::ResponseOutput;
 use super::record::{LateRecord, RequestRecord};
@@ -121,8 +120,8 @@ impl RequestGuard {
         self.0.state.is_http2()
     }
 
-    pub(super) fn is_worker_stopping(&self) -> bool {
-        self.worker().lifecycle().stop_request() != StopRequest::None
+    pub(super) fn closes_connection(&self) -> bool {
+        self.worker().closes_connections()
     }
 }
 

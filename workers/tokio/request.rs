@@ -95,7 +95,7 @@ where
         Poll::Ready(Ok(match outcome {
             Err(status) => ResponseBody::of_class(status, guard),
             Ok(mut response) => {
-                if guard.is_worker_stopping() && !guard.is_http2() {
+                if guard.closes_connection() && !guard.is_http2() {
                     let close = HeaderValue::from_static("close");
                     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                         response.headers_mut().insert(header::CONNECTION, close);

@@ -21,9 +21,9 @@ struct Shared {
     settings: Settings,
     log: Logger,
     lifecycle: &'static Lifecycle,
-    /// Whether the worker stops.
-    is_stopping: AtomicBool,
-    stop: Notify,
+    /// How often it was announced that the worker stops, or begins or ends its drain mode.
+    notices: AtomicUsize,
+    noticed: Notify,
     /// How many tasks of [`Worker::spawn`] have not ended.
     tasks: AtomicUsize,
     /// How many clients the worker has.
@@ -46,8 +46,8 @@ impl Worker {
             settings: ctx.settings().clone(),
             log: ctx.log().clone(),
             lifecycle: ctx.lifecycle(),
-            is_stopping: AtomicBool::new(false),
-            stop: Notify::new(),
+            notices: AtomicUsize::new(0),
+            noticed: Notify::new(),
             tasks: AtomicUsize::new(0),
             clients: AtomicUsize::new(0),
             requests: RequestCounts::default(),
@@ -90,14 +90,25 @@ impl Worker {
         self.0.lifecycle
     }
 
-    /// Tells everything that waits for it that the worker stops.
-    pub(super) fn announce_stop(&self) {
-        self.0.is_stopping.store(true, Ordering::Release);
-        self.0.stop.notify_waiters();
+    /// Tells everything that waits for it that signals were processed: the worker may stop, or its drain
+    /// mode may have changed.
+    pub(super) fn announce(&self) {
+        self.0.notices.fetch_add(1, Ordering::Release);
+        self.0.noticed.notify_waiters();
+    }
+
+    /// Returns how often [`announce`](Self::announce) was called.
+    pub(super) fn notices(&self) -> usize {
+        self.0.notices.load(Ordering::Acquire)
     }
 
     pub(super) fn is_stopping(&self) -> bool {
-        self.0.is_stopping.load(Ordering::Acquire)
+        self.0.lifecycle.stop_request() != StopRequest::None
+    }
+
+    /// Returns whether connections are to end after the requests in progress.
+    pub(super) fn closes_connections(&self) -> bool {
+        self.is_stopping() || self.0.lifecycle.is_in_drain_mode()
     }
 
     pub(super) fn client_count(&self) -> usize {
@@ -145,10 +156,21 @@ impl Worker {
     }
 
     /// Waits until the worker stops.
-    pub(super) async fn stopped(&self) {
-        let notified = self.0.stop.notified();
-        if !self.is_stopping() {
+    async fn stopped(&self) {
+        loop {
+            let notified = self.0.noticed.notified();
+            if self.is_stopping() {
+                return;
+            }
             notified.await; // created before the look: `notify_waiters` reaches it
+        }
+    }
+
+    /// Waits for the next notice, unless connections are to end now.
+    pub(super) async fn noticed(&self) {
+        let notified = self.0.noticed.notified();
+        if !self.closes_connections() {
+            notified.await;
         }
     }
 }
@@ -204,6 +226,6 @@ impl Shutdown {
 
     /// Returns whether the worker has been asked to stop.
     pub fn is_requested(&self) -> bool {
-        self.0.is_stopping() || self.0.lifecycle().stop_request() != StopRequest::None
+        self.0.is_stopping()
     }
 }

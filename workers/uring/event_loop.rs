@@ -139,8 +139,10 @@ impl<'a> EventLoop<'a> {
         if self.ctx.lifecycle().poll_stop() == StopRequest::Graceful && !self.draining {
             self.draining = true;
             self.acceptor.drain(&self.poll)?;
+        }
+        if self.ctx.lifecycle().drains_clients() && !self.undrained().is_empty() {
             self.receive_due()?;
-            for index in self.indices() {
+            for index in self.undrained() {
                 let Some(entry) = self.clients.get_mut(index) else { continue };
                 entry.client.drain(&mut self.buffers, &mut self.tracker);
                 self.advance(index)?;
@@ -166,7 +168,7 @@ impl<'a> EventLoop<'a> {
     }
 
     fn add_client(&mut self, mut client: Client<'a>) -> io::Result<()> {
-        if self.draining {
+        if self.ctx.lifecycle().drains_clients() {
             // Answer what it has already sent.
             let mode = ReadMode::UntilWouldBlock;
             let mut status = client.drive(mode, &mut self.buffers, &mut self.tracker);
@@ -407,7 +409,9 @@ impl<'a> EventLoop<'a> {
         self.ring.close(OwnedFd::from(entry.client))
     }
 
-    fn indices(&self) -> Vec<usize> {
-        self.clients.iter().map(|(index, _)| index).collect()
+    /// Returns the clients that have not been told that the worker drains.
+    fn undrained(&self) -> Vec<usize> {
+        let undrained = self.clients.iter().filter(|(_, entry)| !entry.client.is_drained());
+        undrained.map(|(index, _)| index).collect()
     }
 }

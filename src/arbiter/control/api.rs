@@ -106,8 +106,8 @@ pub(super) const ROUTES: &[Route] = &[
     command("/v1/upgrade", &[WAIT], TO_MASTER, commands::upgrade),
     command("/v1/scale", &[WAIT, "pool", "workers"], TO_POOL, commands::scale),
     command("/v1/recycle", &[WAIT, "pool", "slot"], TO_POOL, commands::recycle),
-    command("/v1/drain", &[WAIT, "pool"], TO_POOL, commands::drain),
-    command("/v1/undrain", &[WAIT, "pool"], TO_POOL, commands::undrain),
+    command("/v1/drain", &[WAIT, "pool", "slot"], TO_POOL, commands::drain),
+    command("/v1/undrain", &[WAIT, "pool", "slot"], TO_POOL, commands::undrain),
     command("/v1/stop", &[WAIT, "now"], TO_MASTER, commands::stop),
     command("/v1/reopen", &[WAIT], TO_MASTER, commands::reopen),
 ];

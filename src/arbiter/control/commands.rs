@@ -41,11 +41,16 @@ pub(super) fn recycle(parameters: &Parameters) -> Result<Command, String> {
 }
 
 pub(super) fn drain(parameters: &Parameters) -> Result<Command, String> {
-    Ok(Command::DrainMode { pool: parameters.text("pool"), is_on: true })
+    drain_mode(parameters, true)
 }
 
 pub(super) fn undrain(parameters: &Parameters) -> Result<Command, String> {
-    Ok(Command::DrainMode { pool: parameters.text("pool"), is_on: false })
+    drain_mode(parameters, false)
+}
+
+fn drain_mode(parameters: &Parameters, is_on: bool) -> Result<Command, String> {
+    let (pool, slot) = (parameters.text("pool"), parameters.number("slot")?);
+    Ok(Command::DrainMode { pool, slot, is_on })
 }
 
 pub(super) fn stop(parameters: &Parameters) -> Result<Command, String> {

@@ -22,8 +22,8 @@ const EVENTS_SHOWN: u64 = 20;
 /// Nothing from elsewhere, no place in another page, and only the style and the script with these
 /// hashes (a test compares them with the files). What a text brings in is not run.
 pub(super) const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-cSOJ3C3Qr/1BRUmSJ3mAmWN5EsYhdBZjONwa/U7URJQ='; \
-    script-src 'sha256-9kT5SdWsD0doKo3ELVp4HN+SPpNzEznz5CZP7jFP418='; \
+    style-src 'sha256-d5iFxUriNWGXuCoN1CUHNzYziQYQ2pk7XuuGn0+iSdI='; \
+    script-src 'sha256-XMVmH6XweIMD9kQ9PXRoig2FyH2BBHQRfMwBhwJUeA0='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

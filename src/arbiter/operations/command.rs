@@ -18,9 +18,10 @@ pub(in crate::arbiter) enum Command {
         pool: Option<String>,
         slot: Option<usize>,
     },
-    /// Turns the drain mode of a pool, or of all pools, on or off.
+    /// Turns the drain mode of the worker of a slot, of a pool, or of all pools, on or off.
     DrainMode {
         pool: Option<String>,
+        slot: Option<usize>,
         is_on: bool,
     },
     /// Stops the master; `now` lets no worker finish its work.

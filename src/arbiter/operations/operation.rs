@@ -9,6 +9,7 @@ use super::counts::OperationCounts;
 use super::present::{Present, Progress, Verdict};
 use super::recycling::Recycling;
 use super::scaling::Scaling;
+use super::worker_drain::WorkerDrain;
 use crate::duration::as_millis;
 use crate::time::MonotonicTime;
 
@@ -43,6 +44,8 @@ pub(in crate::arbiter) enum Work {
     DrainMode {
         is_on: bool,
     },
+    /// Begins the drain mode of a worker.
+    DrainWorker(WorkerDrain),
     Stop {
         workers: usize,
     },
@@ -105,7 +108,7 @@ impl Operation {
             Work::Reload(_) | Work::Upgrade { .. } => "waiting",
             Work::DryRun => "planning",
             Work::Scale(_) | Work::Recycle(_) => "booting",
-            Work::Stop { .. } => "draining",
+            Work::DrainWorker(_) | Work::Stop { .. } => "draining",
             Work::DrainMode { .. } => "changing",
             Work::Reopen => "reopening",
         };
@@ -233,6 +236,7 @@ impl Operation {
             | Work::Scale(_)
             | Work::Recycle(_)
             | Work::DrainMode { .. }
+            | Work::DrainWorker(_)
             | Work::Reopen
                 if present.is_stopping =>
             {
@@ -251,6 +255,7 @@ impl Operation {
             }
             Work::Scale(scaling) => scaling.look(self.pool.as_deref(), present, now),
             Work::Recycle(recycling) => recycling.look(present, now),
+            Work::DrainWorker(drain) => drain.look(present, now),
             Work::DrainMode { .. } | Work::Reopen => Verdict::Running(self.progress),
         }
     }
@@ -262,6 +267,7 @@ impl Operation {
             Work::Scale(_) => "scale",
             Work::Recycle(_) => "recycle",
             Work::DrainMode { is_on } => drain_command(is_on),
+            Work::DrainWorker(_) => drain_command(true),
             Work::Stop { .. } => "stop",
             Work::Reopen => "reopen",
         }

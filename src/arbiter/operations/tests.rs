@@ -112,6 +112,15 @@ impl World {
         self.operations.begin(Work::Recycle(work), "test", Some("web"))
     }
 
+    /// Begins the drain mode of a worker.
+    fn drain_worker(&mut self, slot: usize) -> (u64, WorkerId) {
+        let (worker, _) = self.supervisor.begin_drain_mode(slot).unwrap();
+        let process = (worker, 1000 + worker.0 as i32);
+        let drain = WorkerDrain::new("web".into(), slot, process, 30 * SECOND, self.now);
+        self.operations.set_now(self.now);
+        (self.operations.begin(Work::DrainWorker(drain), "test", Some("web")), worker)
+    }
+
     #[track_caller]
     fn state(&self, id: u64) -> &OperationState {
         self.operations.get(id).unwrap().state()
@@ -343,4 +352,45 @@ fn last_64_operations_are_kept_and_running_ones_first() {
     assert!(operations.get(running).is_some() && operations.get(running + 1).is_none());
     assert_eq!(operations.list_json()["operations"].as_array().unwrap().len(), KEPT_MAX);
     assert!(!operations.is_full());
+}
+
+#[test]
+fn drain_of_a_worker_is_done_when_it_has_no_clients() {
+    let mut world = World::new(2);
+    let (id, worker) = world.drain_worker(1);
+    world.turn();
+    let progress = Progress { done: 0, total: 1, phase: "draining" };
+    assert_eq!(world.operations.get(id).unwrap().progress(), progress);
+    assert_eq!(world.operations.json(id).unwrap()["command"], "drain");
+    world.supervisor.on_drained(worker);
+    world.turn();
+    let result = json!({"drain_mode": true, "pool": "web", "slot": 1, "pid": 1000 + worker.0});
+    assert_eq!(*world.state(id), done(result.clone()));
+    let (again, _) = world.drain_worker(1);
+    world.turn();
+    assert_eq!(*world.state(again), done(result));
+}
+
+#[test]
+fn drain_of_a_worker_fails_if_it_stops_is_undrained_or_lasts() {
+    let mut world = World::new(3);
+    let (undrained, _) = world.drain_worker(0);
+    world.supervisor.end_drain_mode(0).unwrap();
+    let (exited, worker) = world.drain_worker(1);
+    world.exit(worker, 0);
+    world.turn();
+    world.assert_failed(undrained, "its drain mode was ended");
+    world.assert_failed(exited, "worker 1002 stops");
+    let (lasting, _) = world.drain_worker(2);
+    world.now = world.now.saturating_add(30 * SECOND);
+    world.turn();
+    assert_eq!(*world.state(lasting), OperationState::Running);
+    assert_eq!(world.operations.next_deadline(), Some(world.now.saturating_add(MARGIN)));
+    world.now = world.now.saturating_add(MARGIN);
+    world.turn();
+    world.assert_failed(lasting, "has not finished its clients");
+    let (stopped, _) = world.drain_worker(2);
+    world.is_stopping = true;
+    world.turn();
+    world.assert_failed(stopped, "the master stops");
 }

@@ -17,6 +17,7 @@ impl Pool<'_> {
     pub(in crate::arbiter) fn poll_worker_status(&mut self) {
         let changes = self.processes.take_status_changes(clock::now());
         self.on_status_changes(changes);
+        self.poll_drain_modes();
     }
 
     fn on_status_changes(&mut self, changes: Vec<(WorkerId, StatusChange)>) {

@@ -1,6 +1,7 @@
 //! One pool: feeds facts to its supervisor, and applies the actions that the supervisor decides to
 //! its processes. Knows of no other pool.
 
+mod drain_mode;
 mod events;
 mod exit_history;
 mod exit_log;
@@ -338,10 +339,18 @@ impl<'a> Pool<'a> {
     /// Changes how many workers it should have. Returns the number within its bounds.
     pub(super) fn scale_to(&mut self, target: usize) -> usize {
         let from = self.supervisor.target();
-        let range = self.workers_range().unwrap_or(1..=WORKERS_MAX);
-        let to = self.supervisor.scale_to(target.clamp(*range.start(), *range.end()));
+        let bounds = self.target_bounds();
+        let to = self.supervisor.scale_to(target.clamp(*bounds.start(), *bounds.end()));
         self.scaler.on_command(from, to);
         to
+    }
+
+    /// Returns the bounds between which it can be scaled now.
+    pub(super) fn target_bounds(&self) -> RangeInclusive<usize> {
+        let range = self.workers_range().unwrap_or(1..=WORKERS_MAX);
+        // A reload may have lowered the range below a slot in drain mode, which it then replaces.
+        let min = self.supervisor.lowest_target().clamp(*range.start(), *range.end());
+        min..=*range.end()
     }
 
     /// Returns how many workers it should have now. A suspended pool has none.
@@ -364,11 +373,10 @@ impl<'a> Pool<'a> {
         recycled.collect()
     }
 
-    /// Returns the workers that boot or serve.
-    pub(super) fn serving_pids(&self) -> Vec<i32> {
-        let states = self.supervisor.worker_states();
-        let serving = states.filter(|(_, _, state, _)| matches!(*state, "booting" | "ready"));
-        serving.filter_map(|(id, ..)| Some(self.processes.worker(id)?.pid.as_raw())).collect()
+    /// Returns the workers that a reload would replace.
+    pub(super) fn active_pids(&self) -> Vec<i32> {
+        let active = self.supervisor.active_workers();
+        active.filter_map(|id| Some(self.processes.worker(id)?.pid.as_raw())).collect()
     }
 
     /// Returns what operations ask of it.
@@ -395,26 +403,6 @@ impl<'a> Pool<'a> {
     /// Starts workers again. Returns whether it was suspended.
     pub(super) fn resume(&mut self) -> bool {
         self.supervisor.resume()
-    }
-
-    /// Turns the drain mode on or off: the pool serves as before, and is reported as not ready.
-    /// Returns whether it was not so.
-    pub(super) fn set_drain_mode(&mut self, is_on: bool) -> bool {
-        if self.is_in_drain_mode == is_on {
-            return false;
-        }
-        self.is_in_drain_mode = is_on;
-        if is_on {
-            info!(self.log(), "drain mode started");
-        } else {
-            info!(self.log(), "drain mode ended");
-        }
-        true
-    }
-
-    /// Returns whether it is in drain mode.
-    pub(super) fn is_in_drain_mode(&self) -> bool {
-        self.is_in_drain_mode
     }
 
     /// Excludes the time in which the master did not run from the workers' timeouts.

@@ -1,6 +1,8 @@
 //! The worker processes of one pool: forks, signals and forgets them, and reads their heartbeats and
 //! scoreboard rows. Decides nothing.
 
+mod drain_mode;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -29,7 +31,7 @@ use crate::os::private_dir::{self, PrivateDir};
 use crate::os::process::{self, Exit, Pid};
 use crate::os::procfs;
 use crate::os::title::ProcTitle;
-use crate::scoreboard::{WorkTotals, WorkUnit, WorkerStatus};
+use crate::scoreboard::{DrainMode, WorkTotals, WorkUnit, WorkerStatus};
 use crate::systemd;
 use crate::time::MonotonicTime;
 use crate::worker::NOTIFY_SOCKET_NAME;
@@ -75,12 +77,15 @@ pub(super) struct WorkerProcess {
     notify_dir: Option<PrivateDir>,
     /// Its work comes from clients.
     has_listeners: bool,
+    drain_mode: DrainMode,
 }
 
 impl WorkerProcess {
     /// Returns whether the worker accepts clients, as far as it has reported.
     pub(super) fn accepts(&self) -> bool {
-        matches!(self.reported_status, WorkerStatus::Ready | WorkerStatus::ReplacementRequested)
+        let status = self.reported_status;
+        matches!(status, WorkerStatus::Ready | WorkerStatus::ReplacementRequested)
+            && !self.drain_mode.is_on()
     }
 
     /// Returns whether it runs a program (class `exec`), whose memory and hangs count as its own.
@@ -209,6 +214,7 @@ impl<'a> ProcessTable<'a> {
             memory_events: self.environment.oom.watch(pid),
             notify_dir,
             has_listeners: !pool_generation.listeners.is_empty(),
+            drain_mode: DrainMode::default(),
         };
         self.workers.insert(request.id, worker);
         self.by_pid.insert(pid, request.id);

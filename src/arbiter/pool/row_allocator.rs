@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::supervisor::WORKERS_MAX;
-use crate::scoreboard::{Row, Scoreboard};
+use crate::scoreboard::{DrainMode, Row, Scoreboard};
 
 /// Rows beyond the largest number of workers: replacements that boot, old workers that drain.
 const SPARE_ROWS: usize = 1024;
@@ -44,6 +44,7 @@ impl RowAllocator {
     pub(super) fn take_row(self: &Rc<Self>) -> Option<RowLease> {
         let index = self.free.borrow_mut().pop()?;
         self.scoreboard.row(index).reset();
+        self.scoreboard.set_drain_mode(index, DrainMode::default());
         self.scoreboard.mark_row_used(index);
         Some(RowLease { allocator: Rc::clone(self), index })
     }
@@ -62,6 +63,11 @@ impl RowLease {
 
     pub(super) fn row(&self) -> Row<'_> {
         self.allocator.scoreboard.row(self.index)
+    }
+
+    /// Returns the scoreboard.
+    pub(super) fn scoreboard(&self) -> &Scoreboard {
+        &self.allocator.scoreboard
     }
 }
 

@@ -81,6 +81,11 @@ impl Scaler {
         }
     }
 
+    /// Records that a worker has begun or ended its drain mode.
+    pub(super) fn on_drain_mode(&mut self) {
+        self.restart();
+    }
+
     /// Forgets what was sampled.
     fn restart(&mut self) {
         self.readings.clear();
@@ -145,13 +150,19 @@ impl Scaler {
         let sample = self.sample_load(&pool, now);
         let log = pool.generation.log.logger();
         let policy = &mut self.policy;
-        let decided = catch_unwind(AssertUnwindSafe(|| policy.decide(&sample, &limits)));
+        // Workers in drain mode are neither load nor capacity.
+        let held = pool.supervisor.drain_mode_count();
+        let max = limits.max.saturating_sub(held).max(1);
+        let serving_limits = ScalingLimits { min: limits.min.min(max), max, ..limits };
+        let decided = catch_unwind(AssertUnwindSafe(|| policy.decide(&sample, &serving_limits)));
         let Ok(decision) = decided else {
             error!(log, "scaling policy panicked");
             return;
         };
         let Some(decision) = decision else { return };
-        let (from, to) = (sample.target, decision.target.clamp(limits.min, limits.max));
+        let from = pool.supervisor.target();
+        let lowest = pool.supervisor.lowest_target().clamp(limits.min, limits.max);
+        let to = decision.target.saturating_add(held).clamp(lowest, limits.max);
         if from == to {
             return;
         }
@@ -169,7 +180,7 @@ impl Scaler {
         let busy = (!has_program).then(|| self.sample_workers(pool, now));
         let sample = LoadSample {
             at: now,
-            target: pool.supervisor.target(),
+            target: pool.supervisor.target().saturating_sub(pool.supervisor.drain_mode_count()),
             ready: pool.supervisor.ready_count(),
             busy,
             queue: self.sample_queues(pool),

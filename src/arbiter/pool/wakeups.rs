@@ -27,6 +27,11 @@ impl WakeupLimit {
         self.allowed = self.allowed.saturating_add(WAKEUPS_PER_WORKER);
     }
 
+    /// Allows the wakeup of a worker that is drained.
+    pub(super) fn on_drain_mode(&mut self) {
+        self.allowed = self.allowed.saturating_add(1);
+    }
+
     /// Opens the pipe if it is due. Returns whether it is open.
     pub(super) fn try_open(&mut self, now: MonotonicTime) -> bool {
         self.closed_until = self.closed_until.filter(|at| now < *at);

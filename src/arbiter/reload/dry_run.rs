@@ -75,7 +75,7 @@ fn compare<'a>(load_config: &ConfigLoader<'a>, state: &MasterState<'a>) -> Resul
     let current = || state.pools.generations();
     generation::look_up_hosts(&config, current(), &lookups).map_err(|error| error_chain(&error))?;
     let (opens, closes) = generation::address_changes(&config, current());
-    let replaces: Vec<i32> = state.pools.present().flat_map(Pool::serving_pids).collect();
+    let replaces: Vec<i32> = state.pools.present().flat_map(Pool::active_pids).collect();
     Ok(json!({
         "changes": changes(&config, state),
         "opens": opens,

@@ -61,6 +61,7 @@ pub(crate) enum Change {
     },
     DrainMode {
         pool: Option<String>,
+        slot: Option<u64>,
         is_on: bool,
     },
     Stop {
@@ -111,18 +112,23 @@ fn request(subcommand: &str, matches: &ArgMatches) -> Request {
         "upgrade" => Request::Change(Change::Upgrade),
         "scale" => Request::Change(scale(matches)),
         "recycle" => {
-            let place = matches.get_one::<(Option<String>, Option<u64>)>("place").cloned();
-            let (pool, slot) = place.unwrap_or_default();
+            let (pool, slot) = place(matches);
             Request::Change(Change::Recycle { pool, slot })
         }
         "drain" | "undrain" => {
-            let (pool, is_on) = (matches.get_one("pool").cloned(), subcommand == "drain");
-            Request::Change(Change::DrainMode { pool, is_on })
+            let ((pool, slot), is_on) = (place(matches), subcommand == "drain");
+            Request::Change(Change::DrainMode { pool, slot, is_on })
         }
         "stop" => Request::Change(Change::Stop { now: flag("now") }),
         "reopen" => Request::Change(Change::Reopen),
         _ => Request::Status { json: flag("json") },
     }
+}
+
+/// Returns the pool and the slot that are given.
+fn place(matches: &ArgMatches) -> (Option<String>, Option<u64>) {
+    let place = matches.get_one::<(Option<String>, Option<u64>)>("place");
+    place.cloned().unwrap_or_default()
 }
 
 /// `scale N` has one word, `scale POOL N` two.
@@ -166,7 +172,10 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 fn command() -> Command {
     let subcommand = |name: &'static str, about: &'static str| Command::new(name).about(about);
     let json = || flag("json", "Print JSON, as the master has sent it");
-    let pool = || Arg::new("pool").value_name("POOL").help("Which pool [default: all]");
+    let place = |help: &'static str| {
+        let place = Arg::new("place").value_name("POOL|POOL/SLOT").value_parser(parse_place);
+        place.help(help)
+    };
     Command::new("ostlerctl")
         .about("Shows what a running Ostler master does, and changes it")
         .version(env!("CARGO_PKG_VERSION"))
@@ -229,14 +238,15 @@ fn command() -> Command {
                     .num_args(1..=2)
                     .allow_negative_numbers(true),
             ),
-            subcommand("recycle", "Replace a worker, those of a pool, or all").arg(
-                Arg::new("place")
-                    .value_name("POOL|POOL/SLOT")
-                    .help("Whose workers [default: all]")
-                    .value_parser(parse_place),
-            ),
-            subcommand("drain", "Report pools as not ready, while they serve").arg(pool()),
-            subcommand("undrain", "Report pools as ready again").arg(pool()),
+            subcommand("recycle", "Replace a worker, those of a pool, or all")
+                .arg(place("Whose workers [default: all]")),
+            subcommand(
+                "drain",
+                "Have a worker accept no clients, or report pools as not ready, while they serve",
+            )
+            .arg(place("A worker, or a pool [default: all pools]")),
+            subcommand("undrain", "End what drain has begun")
+                .arg(place("A worker, or a pool [default: all pools]")),
             subcommand("stop", "Stop the master and its workers")
                 .arg(flag("now", "Do not wait for requests in progress")),
             subcommand("reopen", "Reopen the log files"),
@@ -301,11 +311,16 @@ mod tests {
         assert_eq!(change("recycle web"), recycle(Some("web"), None));
         assert_eq!(change("recycle web/3"), recycle(Some("web"), Some(3)));
         assert_eq!(change("recycle 3"), recycle(None, Some(3)));
-        let drain_mode =
-            |pool: Option<&str>, is_on| Change::DrainMode { pool: pool.map(str::to_owned), is_on };
-        assert_eq!(change("drain"), drain_mode(None, true));
-        assert_eq!(change("drain web"), drain_mode(Some("web"), true));
-        assert_eq!(change("undrain web"), drain_mode(Some("web"), false));
+        let drain_mode = |pool: Option<&str>, slot, is_on| Change::DrainMode {
+            pool: pool.map(str::to_owned),
+            slot,
+            is_on,
+        };
+        assert_eq!(change("drain"), drain_mode(None, None, true));
+        assert_eq!(change("drain web"), drain_mode(Some("web"), None, true));
+        assert_eq!(change("drain web/3"), drain_mode(Some("web"), Some(3), true));
+        assert_eq!(change("undrain web"), drain_mode(Some("web"), None, false));
+        assert_eq!(change("undrain 2"), drain_mode(None, Some(2), false));
         assert_eq!(change("stop --now"), Change::Stop { now: true });
         assert_eq!(change("reload --dry-run"), Change::Reload { dry_run: true });
     }

@@ -123,21 +123,22 @@ fn change_target(wanted: &Change) -> String {
             let workers = [("workers", workers.as_str())];
             change::target("scale", &pool.chain(workers).collect::<Vec<_>>())
         }
-        Change::Recycle { pool, slot } => {
-            let slot = slot.map(|slot| slot.to_string());
-            let pool = pool.iter().map(|pool| ("pool", pool.as_str()));
-            let slot = slot.iter().map(|slot| ("slot", slot.as_str()));
-            change::target("recycle", &pool.chain(slot).collect::<Vec<_>>())
-        }
-        Change::DrainMode { pool, is_on } => {
-            let pool = pool.iter().map(|pool| ("pool", pool.as_str()));
-            let command = if *is_on { "drain" } else { "undrain" };
-            change::target(command, &pool.collect::<Vec<_>>())
+        Change::Recycle { pool, slot } => placed_target("recycle", pool.as_deref(), *slot),
+        Change::DrainMode { pool, slot, is_on } => {
+            placed_target(if *is_on { "drain" } else { "undrain" }, pool.as_deref(), *slot)
         }
         Change::Stop { now: true } => change::target("stop", &[("now", "1")]),
         Change::Stop { now: false } => change::target("stop", &[]),
         Change::Reopen => change::target("reopen", &[]),
     }
+}
+
+/// Returns the target of a command to a worker, a pool, or all.
+fn placed_target(command: &str, pool: Option<&str>, slot: Option<u64>) -> String {
+    let slot = slot.map(|slot| slot.to_string());
+    let pool = pool.map(|pool| ("pool", pool));
+    let slot = slot.as_deref().map(|slot| ("slot", slot));
+    change::target(command, &pool.into_iter().chain(slot).collect::<Vec<_>>())
 }
 
 /// Has Ctrl-C end the wait instead of the program, and a second one the program.

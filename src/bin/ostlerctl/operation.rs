@@ -120,6 +120,11 @@ impl Operation {
             "drain" | "undrain" => {
                 let is_on = self.result["drain_mode"] == true;
                 let state = if is_on { "in drain mode" } else { "not in drain mode" };
+                if let slot @ Value::Number(_) = &self.result["slot"] {
+                    let (pool, pid) = (value(&self.result["pool"]), value(&self.result["pid"]));
+                    let what = if is_on { "drained" } else { state };
+                    lines.push_str(&format!("{pool}/{}: worker {pid} is {what}\n", value(slot)));
+                }
                 for pool in list("pools") {
                     lines.push_str(&format!("{}: {state}\n", value(&pool)));
                 }
@@ -204,6 +209,16 @@ mod tests {
         );
         let pools = json!({"drain_mode": false, "pools": ["a"]});
         assert_eq!(outcome("undrain", pools), "undrain done in 1.5s\na: not in drain mode\n");
+        let worker = json!({"drain_mode": true, "pool": "a\u{1b}", "slot": 3, "pid": 7});
+        assert_eq!(
+            outcome("drain", worker),
+            "drain done in 1.5s\na\\u{1b}/3: worker 7 is drained\n"
+        );
+        let worker = json!({"drain_mode": false, "pool": "a", "slot": 3, "pid": 7});
+        assert_eq!(
+            outcome("undrain", worker),
+            "undrain done in 1.5s\na/3: worker 7 is not in drain mode\n"
+        );
         let plan = json!({"changes": [{"pool": "a", "key": "timeout", "from": "30s", "to": "5s"},
             {"pool": null, "key": "log_level", "from": null, "to": 7}],
             "opens": [":81"], "closes": [":80"], "replaces": [5, 6]});

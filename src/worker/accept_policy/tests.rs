@@ -52,6 +52,7 @@ impl World {
             stopping_since: None,
             orphaned: false,
             rechecks_requested: 0,
+            is_in_drain_mode: false,
         };
         let listener =
             Listener { facts: open(), waiting: 0, owed: 0, is_shut_down: false, seen_empty: None };
@@ -131,6 +132,8 @@ impl World {
             let found = self.accept(index);
             let has_room = self.clients <= CLIENT_LIMIT;
             assert!(found != Found::Client || has_room || is_owed, "a client too many");
+            let is_left = self.turn.is_in_drain_mode && self.turn.stop == StopRequest::None;
+            assert!(found != Found::Client || !is_left || is_owed, "it leaves clients to others");
             assert!(!self.policy.queues[index].owes_accept, "one accept(2) is enough");
         }
         self.policy.finish(facts(&self.listeners))
@@ -181,6 +184,7 @@ impl World {
         if is_over && turn.stop == StopRequest::Graceful {
             self.check_nothing_is_lost();
         }
+        assert!(!policy.is_drained() || self.clients == 0 && turn.is_in_drain_mode && !is_over);
         let is_draining_without_clients = turn.stop == StopRequest::Graceful && self.clients == 0;
         assert!(is_over || !is_draining_without_clients || self.deadline().is_some(), "stuck");
         for (index, listener) in self.listeners.iter().enumerate() {
@@ -227,6 +231,7 @@ enum Step {
     Resources(bool),
     Share(usize),
     Signal,
+    DrainMode(bool),
     Orphan,
     Stop(StopRequest),
 }
@@ -249,6 +254,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<bool>().prop_map(Step::Resources),
         2 => prop_oneof![Just(0), Just(usize::MAX / 2)].prop_map(Step::Share),
         1 => Just(Step::Signal),
+        2 => any::<bool>().prop_map(Step::DrainMode),
         1 => Just(Step::Orphan),
         2 => Just(Step::Stop(StopRequest::Graceful)),
         1 => Just(Step::Stop(StopRequest::Immediate)),
@@ -273,6 +279,7 @@ fn apply(world: &mut World, step: Step) {
         Step::Resources(there) => world.lacks_resources = !there,
         Step::Share(share) => world.share = share,
         Step::Signal => world.turn.rechecks_requested += 1,
+        Step::DrainMode(is_on) => world.turn.is_in_drain_mode = is_on,
         Step::Orphan => world.turn.orphaned = world.turn.stop != StopRequest::None,
         Step::Stop(stop) => world.stop(stop),
     }
@@ -382,6 +389,42 @@ fn sigurg_makes_a_worker_look_twice() {
     world.sleep(RECHECK_INTERVAL);
     world.turn();
     assert_eq!((world.clients, world.deadline()), (1, None));
+}
+
+#[test]
+fn worker_in_drain_mode_accepts_only_what_is_owed() {
+    let mut world = World::new();
+    world.turn();
+    world.turn.is_in_drain_mode = true;
+    world.policy.mark_readable(0);
+    world.listeners[0].waiting = 2;
+    world.turn();
+    assert_eq!((world.clients, world.listeners[0].waiting), (1, 1));
+    assert!(!world.is_interested(0) && !world.policy.is_drained());
+    world.serve_one();
+    world.turn();
+    assert!(world.policy.is_drained() && !world.is_interested(0));
+    world.turn.is_in_drain_mode = false;
+    world.turn();
+    assert_eq!((world.clients, world.policy.is_drained()), (1, false));
+    assert!(world.is_interested(0), "it looks at once, and goes on watching");
+}
+
+#[test]
+fn worker_in_drain_mode_stops_as_any_worker() {
+    let mut world = World::new();
+    world.turn.is_in_drain_mode = true;
+    world.listeners[0].waiting = 1;
+    world.turn();
+    assert_eq!(world.clients, 0);
+    (0..LISTENERS).for_each(|index| world.set_state(index, ListenerState::DrainBounded));
+    world.stop(StopRequest::Graceful);
+    world.turn();
+    assert_eq!(world.clients, 1, "its queue must be emptied");
+    assert!(!world.policy.is_drained());
+    world.serve_one();
+    world.sleep(LATE_HANDSHAKE_MAX);
+    assert!(world.turn());
 }
 
 #[test]

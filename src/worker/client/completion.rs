@@ -176,6 +176,11 @@ impl CompletionClient<'_> {
         is_due
     }
 
+    /// Returns whether the session has been told that the worker drains.
+    pub fn is_drained(&self) -> bool {
+        self.client.is_drained()
+    }
+
     /// Tells the session, once, that the worker drains.
     pub fn drain(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         self.client.drain(buffers, tracker);

@@ -4,7 +4,8 @@ use super::text::{Kind, Metric, seconds};
 use crate::arbiter::snapshot::{PoolSnapshot, PoolTotals};
 
 /// The states that a worker may be in, so that a count of zero is a sample too.
-const WORKER_STATES: [&str; 6] = ["booting", "ready", "draining", "hung", "aborting", "killed"];
+const WORKER_STATES: [&str; 7] =
+    ["booting", "ready", "draining", "drained", "hung", "aborting", "killed"];
 
 /// Every metric, in the order of the text.
 pub(in crate::arbiter::control) const METRICS: &[Metric] = &[

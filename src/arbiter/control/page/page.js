@@ -5,7 +5,7 @@
   // Milliseconds that the charts show, at most and at least, and of which a percentile is.
   const SHOWN = 300000, SHOWN_MIN = 30000, WINDOW = 10000;
   const EVENTS_MAX = 100;
-  const MARKS = { ready: "●", booting: "◔", draining: "▽", hung: "✖", aborting: "✖", killed: "✖" };
+  const MARKS = { ready: "●", booting: "◔", draining: "▽", drained: "▼", hung: "✖", aborting: "✖", killed: "✖" };
   // What an operator or a setting has asked for.
   const PLANNED = ["requested", "scaled_down", "recycled", "reload"];
 

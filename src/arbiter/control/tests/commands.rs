@@ -86,11 +86,14 @@ fn command_takes_parameters_from_query_or_body() {
         |pool: Option<&str>, slot| Ok(Command::Recycle { pool: pool.map(str::to_owned), slot });
     assert_eq!(parse("/v1/recycle", " "), recycle(None, None));
     assert_eq!(parse("/v1/recycle?pool=a%20b&slot=3&wait=0", ""), recycle(Some("a b"), Some(3)));
-    let drain_mode =
-        |pool: Option<&str>, is_on| Ok(Command::DrainMode { pool: pool.map(str::to_owned), is_on });
-    assert_eq!(parse("/v1/drain", ""), drain_mode(None, true));
-    assert_eq!(parse("/v1/drain", r#"{"pool": "web"}"#), drain_mode(Some("web"), true));
-    assert_eq!(parse("/v1/undrain?pool=web", ""), drain_mode(Some("web"), false));
+    let drain_mode = |pool: Option<&str>, slot, is_on| {
+        Ok(Command::DrainMode { pool: pool.map(str::to_owned), slot, is_on })
+    };
+    assert_eq!(parse("/v1/drain", ""), drain_mode(None, None, true));
+    assert_eq!(parse("/v1/drain", r#"{"pool": "web"}"#), drain_mode(Some("web"), None, true));
+    assert_eq!(parse("/v1/drain?pool=web&slot=3", ""), drain_mode(Some("web"), Some(3), true));
+    assert_eq!(parse("/v1/undrain?pool=web", ""), drain_mode(Some("web"), None, false));
+    assert_eq!(parse("/v1/undrain", r#"{"slot": 0}"#), drain_mode(None, Some(0), false));
     assert_eq!(parse("/v1/stop?now=1", ""), Ok(Command::Stop { now: true }));
 }
 
@@ -106,6 +109,7 @@ fn wrong_parameters_are_400_and_name_the_fault() {
         ("/v1/scale?workers=1", r#"{"workers":2}"#, "twice"),
         ("/v1/scale", r#"{"workers":1,"workers":2}"#, "twice"),
         ("/v1/recycle?slot=-1", "", "\"-1\""),
+        ("/v1/drain?slot=a", "", "\"a\""),
         ("/v1/stop", "now", "JSON"),
         ("/v1/stop", "[1]", "JSON object"),
         ("/v1/stop", r#"{"now":[1]}"#, "\"now\""),

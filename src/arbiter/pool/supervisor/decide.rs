@@ -248,7 +248,7 @@ impl Supervisor {
     /// starting. `None` before a worker was ever ready: then `boot_retries` counts the attempts.
     pub(super) fn outage_retry(&self) -> Option<(usize, MonotonicTime)> {
         let has_worker =
-            || self.slots.iter().any(|slot| slot.is_served() || slot.is_being_filled());
+            || self.slots.iter().any(|slot| slot.has_serving() || slot.is_being_filled());
         if !self.ever_ready || self.is_suspended || has_worker() {
             return None;
         }
@@ -304,13 +304,15 @@ impl Supervisor {
         if policy.max_unavailable == 0 || self.awaits_any_canary() {
             return;
         }
-        let missing = (0..target).filter(|slot| !self.slots[*slot].is_served()).count();
+        let missing = (0..target).filter(|slot| !self.slots[*slot].has_serving()).count();
         let mut allowed = policy.max_unavailable.saturating_sub(missing);
         let mut old_count = self.count_old();
         let is_reloading = self.rolling.is_some();
         for index in 0..target {
             let is_due = self.needs_replacement(index, now) && self.slots[index].not_before <= now;
-            if allowed == 0 || !is_due || self.slots[index].is_being_filled() {
+            // Nothing is lost with a slot whose worker is in drain mode.
+            let cost = usize::from(self.slots[index].has_serving());
+            if allowed < cost || !is_due || self.slots[index].is_being_filled() {
                 continue;
             }
             let is_ready = |worker: &&mut Worker| worker.state == State::Ready;
@@ -325,7 +327,7 @@ impl Supervisor {
                 actions.push(Action::Drain(worker.id, reason));
             }
             old_count -= old_here;
-            allowed -= 1;
+            allowed -= cost;
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::restarts::{self, Restart};
 use super::slot::{STALLS_MAX, State, Worker};
 use super::types::{
-    Busy, ExitClass, ExitObservation, ExitReason, ExitReport, ShutdownMode, WorkerId,
+    Busy, DrainProgress, ExitClass, ExitObservation, ExitReason, ExitReport, ShutdownMode, WorkerId,
 };
 use super::{CORE_DUMP_TIMEOUT, Desired, ForkFailures, Phase, Supervisor};
 use crate::time::MonotonicTime;
@@ -32,6 +32,7 @@ impl Supervisor {
             ready_at: None,
             lifetime,
             state: State::Booting,
+            drain_progress: DrainProgress::Off,
             last_beat: now,
             busy: None,
             replacement_requested: false,

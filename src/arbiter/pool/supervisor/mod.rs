@@ -10,6 +10,7 @@
 
 mod deadlines;
 mod decide;
+mod drain_mode;
 mod facts;
 mod restarts;
 mod slot;
@@ -19,8 +20,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 pub(crate) use types::{
-    Action, Busy, ExitObservation, ExitReason, ExitReport, Generation, Hang, Policy, ProcessExit,
-    ReloadPhase, RunOutcome, ShutdownMode, WorkerId,
+    Action, Busy, DrainModeError, DrainProgress, ExitObservation, ExitReason, ExitReport,
+    Generation, Hang, Policy, ProcessExit, ReloadPhase, RunOutcome, ShutdownMode, WorkerId,
 };
 
 use crate::rng::Rng;
@@ -235,14 +236,20 @@ impl Supervisor {
         Generation { number, is_uncommitted: committed < number }
     }
 
-    /// Returns how many workers are ready and not draining.
+    /// Returns how many workers are ready, not draining and not in drain mode.
     pub(crate) fn ready_count(&self) -> usize {
-        self.workers().filter(|worker| worker.state == State::Ready).count()
+        self.workers().filter(|worker| worker.is_serving()).count()
     }
 
-    /// Returns the workers that are ready and not draining.
+    /// Returns the workers that are ready, not draining and not in drain mode.
     pub(crate) fn ready_workers(&self) -> impl Iterator<Item = WorkerId> {
-        self.workers().filter(|worker| worker.state == State::Ready).map(|worker| worker.id)
+        self.workers().filter(|worker| worker.is_serving()).map(|worker| worker.id)
+    }
+
+    /// Returns the workers that boot or are ready: a reload replaces them.
+    pub(crate) fn active_workers(&self) -> impl Iterator<Item = WorkerId> {
+        let is_active = |worker: &&Worker| matches!(worker.state, State::Booting | State::Ready);
+        self.workers().filter(is_active).map(|worker| worker.id)
     }
 
     /// Returns the phase of the reload in progress at `now`.
@@ -349,7 +356,7 @@ impl Supervisor {
     ) -> impl Iterator<Item = (WorkerId, usize, &'static str, MonotonicTime)> {
         let slots = self.slots.iter().enumerate();
         slots.flat_map(|(index, slot)| {
-            slot.workers.iter().map(move |it| (it.id, index, it.state.as_str(), it.started))
+            slot.workers.iter().map(move |it| (it.id, index, it.shown_state(), it.started))
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::types::{Busy, ExitClass, ExitReason, Policy, ShutdownMode, WorkerId};
+use super::types::{Busy, DrainProgress, ExitClass, ExitReason, Policy, ShutdownMode, WorkerId};
 use crate::time::MonotonicTime;
 
 /// The consecutive samples over `max_memory` that recycle a worker: a short peak is no leak.
@@ -37,6 +37,8 @@ pub(super) struct Worker {
     /// `max_lifetime` with jitter; zero is unlimited.
     pub(super) lifetime: Duration,
     pub(super) state: State,
+    /// Of the drain mode, which has a meaning only while the worker is ready.
+    pub(super) drain_progress: DrainProgress,
     /// The last heartbeat read, or the time of becoming ready.
     pub(super) last_beat: MonotonicTime,
     /// The units of work in progress at the last reading.
@@ -78,8 +80,8 @@ pub(super) enum State {
 }
 
 impl State {
-    /// Returns the state as the control interface shows it.
-    pub(super) fn as_str(self) -> &'static str {
+    /// Returns the state as the control interface shows it, unless the worker is in drain mode.
+    fn as_str(self) -> &'static str {
         match self {
             Self::Booting => "booting",
             Self::Ready => "ready",
@@ -118,6 +120,16 @@ impl Slot {
         self.workers.iter().any(|worker| worker.state == State::Ready)
     }
 
+    /// Returns whether a ready worker here is not in drain mode.
+    pub(super) fn has_serving(&self) -> bool {
+        self.workers.iter().any(Worker::is_serving)
+    }
+
+    /// Returns whether a worker here is in drain mode.
+    pub(super) fn is_in_drain_mode(&self) -> bool {
+        self.workers.iter().any(Worker::is_in_drain_mode)
+    }
+
     /// Returns whether a worker of `generation` is ready here.
     pub(super) fn is_served_by(&self, generation: u32) -> bool {
         self.replacement(generation).is_some()
@@ -137,6 +149,25 @@ impl Slot {
 }
 
 impl Worker {
+    /// Returns whether the worker is ready and not in drain mode.
+    pub(super) fn is_serving(&self) -> bool {
+        self.state == State::Ready && self.drain_progress == DrainProgress::Off
+    }
+
+    /// Returns whether the worker is ready and in drain mode.
+    pub(super) fn is_in_drain_mode(&self) -> bool {
+        self.state == State::Ready && self.drain_progress != DrainProgress::Off
+    }
+
+    /// Returns the state as the control interface shows it.
+    pub(super) fn shown_state(&self) -> &'static str {
+        match (self.state, self.drain_progress) {
+            (State::Ready, DrainProgress::Draining) => "draining",
+            (State::Ready, DrainProgress::Drained) => "drained",
+            (state, _) => state.as_str(),
+        }
+    }
+
     /// Returns the reason for an exit in the present state.
     pub(super) fn exit_reason(&self, exit_class: ExitClass) -> ExitReason {
         match self.state {

@@ -7,6 +7,7 @@
 //! * `restarts`: when an exited worker is restarted
 //! * `draining_hung`: a worker with one hung thread
 //! * `diagnosed`: an overdue worker that is diagnosed first
+//! * `drain_mode`: a ready worker that accepts no clients
 //! * `shutdown`: stopping, scaling, suspending
 //! * `reloads`: replacing a generation
 //! * `random`: random choices for simulations
@@ -14,6 +15,7 @@
 
 mod boots;
 mod diagnosed;
+mod drain_mode;
 mod draining_hung;
 mod exits;
 mod memory;

@@ -49,6 +49,27 @@ pub(crate) struct Generation {
     pub(crate) is_uncommitted: bool,
 }
 
+/// How far a ready worker's drain mode has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum DrainProgress {
+    /// It is not in drain mode.
+    #[default]
+    Off,
+    /// It may have clients.
+    Draining,
+    /// It has reported that it has none.
+    Drained,
+}
+
+/// Why a worker cannot be put into drain mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DrainModeError {
+    /// The slot has no ready worker.
+    NotReady,
+    /// No other worker of the pool serves.
+    LastServing,
+}
+
 /// How far a pool's reload has come. Pools that reload together act by the smallest phase of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ReloadPhase {

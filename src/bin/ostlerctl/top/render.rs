@@ -241,7 +241,7 @@ fn worker_row(top: &Top, worker: &Worker, place_width: usize) -> String {
 fn state_style(state: &str, look: Look) -> Style {
     let color = match state {
         "hung" | "aborting" | "killed" => Color::Red,
-        "draining" => Color::Yellow,
+        "draining" | "drained" => Color::Yellow,
         "booting" => Color::Cyan,
         _ => Color::Reset,
     };

@@ -1,0 +1,80 @@
+//! The drain mode of one worker: it accepts no clients, finishes those that it has, and stays. It belongs to
+//! the process: a replacement serves.
+
+use super::Supervisor;
+use super::slot::State;
+use super::types::{DrainModeError, DrainProgress, WorkerId};
+
+impl Supervisor {
+    /// Begins the drain mode of the newest ready worker of a slot. Returns the worker, and whether it was
+    /// not in drain mode.
+    ///
+    /// # Errors
+    /// There is none, or no other worker serves.
+    pub(crate) fn begin_drain_mode(
+        &mut self,
+        slot: usize,
+    ) -> Result<(WorkerId, bool), DrainModeError> {
+        let id = self.newest_ready(slot).ok_or(DrainModeError::NotReady)?;
+        if self.drain_progress(id) != DrainProgress::Off {
+            return Ok((id, false));
+        }
+        if !self.ready_workers().any(|other| other != id) {
+            return Err(DrainModeError::LastServing);
+        }
+        self.set_drain_progress(id, DrainProgress::Draining);
+        Ok((id, true))
+    }
+
+    /// Ends the drain mode of the newest ready worker of a slot. Returns the worker, and whether it was in
+    /// drain mode.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn end_drain_mode(
+        &mut self,
+        slot: usize,
+    ) -> Result<(WorkerId, bool), DrainModeError> {
+        let id = self.newest_ready(slot).ok_or(DrainModeError::NotReady)?;
+        let was_on = self.drain_progress(id) != DrainProgress::Off;
+        self.set_drain_progress(id, DrainProgress::Off);
+        Ok((id, was_on))
+    }
+
+    /// Records that a worker in drain mode has no clients. Returns whether that is new.
+    pub(crate) fn on_drained(&mut self, id: WorkerId) -> bool {
+        let is_new = self.drain_progress(id) == DrainProgress::Draining;
+        if is_new {
+            self.set_drain_progress(id, DrainProgress::Drained);
+        }
+        is_new
+    }
+
+    /// Returns how far the drain mode of a worker has come.
+    pub(crate) fn drain_progress(&self, id: WorkerId) -> DrainProgress {
+        let worker = self.workers().find(|worker| worker.id == id);
+        let worker = worker.filter(|worker| worker.state == State::Ready);
+        worker.map_or(DrainProgress::Off, |worker| worker.drain_progress)
+    }
+
+    fn set_drain_progress(&mut self, id: WorkerId, progress: DrainProgress) {
+        if let Some(worker) = self.worker(id) {
+            worker.drain_progress = progress;
+        }
+    }
+
+    /// Returns how many ready workers are in drain mode.
+    pub(crate) fn drain_mode_count(&self) -> usize {
+        self.workers().filter(|worker| worker.is_in_drain_mode()).count()
+    }
+
+    /// Returns the smallest target that removes no worker in drain mode and leaves a slot whose worker is
+    /// not.
+    pub(crate) fn lowest_target(&self) -> usize {
+        let slots = &self.slots[..self.desired.target.min(self.slots.len())];
+        let last_held = slots.iter().rposition(|slot| slot.is_in_drain_mode());
+        let first_other = slots.iter().position(|slot| !slot.is_in_drain_mode());
+        let lowest = last_held.into_iter().chain(last_held.and(first_other)).max();
+        lowest.map_or(1, |slot| slot + 1)
+    }
+}

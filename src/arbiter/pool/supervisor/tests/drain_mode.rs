@@ -1,0 +1,134 @@
+//! A worker in drain mode: it is supervised as any ready worker, and does not count as one that serves.
+
+use super::*;
+
+const SLOT_0: usize = 0;
+
+/// Returns a pool whose worker in slot 0 is in drain mode.
+fn drained(policy: Policy, target: usize) -> Pool {
+    let mut pool = Pool::serving(policy, target);
+    assert_eq!(pool.supervisor.begin_drain_mode(SLOT_0), Ok((WorkerId(1), true)));
+    assert_eq!(pool.step(), [], "it is not replaced");
+    pool
+}
+
+/// Returns the shown states, by slot.
+fn states(pool: &Pool) -> Vec<&'static str> {
+    pool.supervisor.worker_states().map(|(_, _, state, _)| state).collect()
+}
+
+#[test]
+fn worker_in_drain_mode_is_no_serving_worker() {
+    let mut pool = drained(POLICY, 3);
+    let supervisor = &mut pool.supervisor;
+    assert_eq!((supervisor.ready_count(), supervisor.drain_mode_count()), (2, 1));
+    assert!(supervisor.ready_workers().all(|id| id != WorkerId(1)));
+    assert_eq!(supervisor.count_slots(), (3, 0));
+    assert_eq!(states(&pool), ["draining", "ready", "ready"]);
+    assert!(pool.supervisor.on_drained(WorkerId(1)) && !pool.supervisor.on_drained(WorkerId(1)));
+    assert!(!pool.supervisor.on_drained(WorkerId(2)), "it has made that up");
+    assert_eq!(states(&pool), ["drained", "ready", "ready"]);
+    assert_eq!(pool.supervisor.begin_drain_mode(SLOT_0), Ok((WorkerId(1), false)));
+    assert_eq!(pool.supervisor.end_drain_mode(SLOT_0), Ok((WorkerId(1), true)));
+    assert_eq!(pool.supervisor.end_drain_mode(SLOT_0), Ok((WorkerId(1), false)));
+    assert_eq!(states(&pool), ["ready"; 3]);
+    assert_eq!(pool.supervisor.ready_count(), 3);
+    assert_eq!(pool.step(), []);
+}
+
+#[test]
+fn last_serving_worker_keeps_serving() {
+    let mut pool = drained(POLICY, 2);
+    assert_eq!(pool.supervisor.begin_drain_mode(1), Err(DrainModeError::LastServing));
+    assert_eq!(pool.supervisor.begin_drain_mode(2), Err(DrainModeError::NotReady));
+    assert_eq!(pool.supervisor.end_drain_mode(2), Err(DrainModeError::NotReady));
+    let mut alone = Pool::serving(POLICY, 1);
+    assert_eq!(alone.supervisor.begin_drain_mode(SLOT_0), Err(DrainModeError::LastServing));
+}
+
+#[test]
+fn replacement_of_exited_worker_serves() {
+    let mut pool = drained(POLICY, 2);
+    let report = pool.exits(1, ExitClass::Requested);
+    assert_eq!((report.reason, report.restart_in), (ExitReason::Requested, Some(Duration::ZERO)));
+    assert_eq!(pool.step(), [spawn(3, 0)]);
+    pool.become_ready(3);
+    assert_eq!(pool.step(), []);
+    assert_eq!((pool.supervisor.ready_count(), pool.supervisor.drain_mode_count()), (2, 0));
+}
+
+#[test]
+fn hung_worker_in_drain_mode_is_aborted() {
+    let mut pool = drained(POLICY, 2);
+    pool.silent.insert(WorkerId(1));
+    assert_eq!(pool.pass(POLICY.timeout), [abort(1, Hang::NoHeartbeat(POLICY.timeout))]);
+    assert_eq!(pool.supervisor.drain_progress(WorkerId(1)), DrainProgress::Off);
+    assert_eq!(states(&pool), ["aborting", "ready"]);
+}
+
+#[test]
+fn worker_in_drain_mode_is_recycled_and_reloaded() {
+    let mut pool = drained(POLICY, 2);
+    assert_eq!(pool.supervisor.recycle(Some(SLOT_0)), [(WorkerId(1), 0)]);
+    assert_eq!(pool.step(), [spawn(3, 0)]);
+    pool.become_ready(3);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Recycled)]);
+    pool.exits(1, ExitClass::Requested);
+    assert_eq!(pool.supervisor.begin_drain_mode(SLOT_0), Ok((WorkerId(3), true)));
+    pool.supervisor.reload(POLICY, 2);
+    let actions = pool.run_until_idle();
+    assert!(actions.contains(&drain(3, ExitReason::Reload)), "{actions:?}");
+    assert_eq!((pool.supervisor.ready_count(), pool.supervisor.drain_mode_count()), (2, 0));
+}
+
+#[test]
+fn old_worker_in_drain_mode_costs_no_unavailability() {
+    let policy = Policy { max_surge: 0, max_unavailable: 1, ..POLICY };
+    let mut pool = drained(policy, 3);
+    assert_eq!(pool.supervisor.recycle(None).len(), 3);
+    // The pool lacks a worker already, and that one serves nobody.
+    assert_eq!(pool.step(), [drain(1, ExitReason::Recycled), spawn(4, 0)]);
+    pool.exits(1, ExitClass::Requested);
+    pool.become_ready(4);
+    assert_eq!(pool.step(), [drain(2, ExitReason::Recycled), spawn(5, 1)]);
+}
+
+#[test]
+fn pool_without_serving_worker_tries_a_slot_at_once() {
+    let mut pool = drained(POLICY, 2);
+    // So many crashes in a row that the back-off would be long.
+    for id in 2..12 {
+        pool.exits(id, ExitClass::Crashed);
+        let actions = pool.run(2 * SECOND);
+        assert_eq!(actions, [spawn(id + 1, 1)], "while no worker serves");
+        pool.become_ready(id + 1);
+    }
+}
+
+#[test]
+fn scaling_keeps_workers_in_drain_mode_and_one_that_serves() {
+    let mut pool = Pool::serving(POLICY, 4);
+    assert_eq!(pool.supervisor.lowest_target(), 1);
+    let mut lowest_with = |slots: &[usize]| {
+        let supervisor = &mut pool.supervisor;
+        slots.iter().for_each(|slot| assert!(supervisor.begin_drain_mode(*slot).is_ok()));
+        let lowest = supervisor.lowest_target();
+        slots.iter().for_each(|slot| assert!(supervisor.end_drain_mode(*slot).is_ok()));
+        lowest
+    };
+    assert_eq!(lowest_with(&[0]), 2, "the other slot serves");
+    assert_eq!(lowest_with(&[0, 1]), 3);
+    assert_eq!(lowest_with(&[1]), 2);
+    assert_eq!(lowest_with(&[2]), 3);
+    assert_eq!(lowest_with(&[0, 3]), 4);
+}
+
+#[test]
+fn stop_drains_a_worker_in_drain_mode() {
+    let mut pool = drained(POLICY, 2);
+    pool.supervisor.stop(ShutdownMode::Graceful);
+    let both = [drain(1, ExitReason::Requested), drain(2, ExitReason::Requested)];
+    assert_eq!(pool.step(), both);
+    assert_eq!(states(&pool), ["draining", "draining"]);
+    assert_eq!(pool.supervisor.drain_mode_count(), 0);
+}
