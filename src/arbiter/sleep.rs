@@ -49,3 +49,54 @@ pub(super) fn earliest(
 ) -> Option<MonotonicTime> {
     deadlines.into_iter().flatten().min()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::*;
+
+    const FAR: Duration = Duration::from_secs(600);
+    const PASSED: Duration = Duration::ZERO;
+
+    /// Sleeps until a time from now, for a control client and for another, each readable or not.
+    fn wake(control: (bool, Duration), other: (bool, Duration)) -> Wake {
+        let socket = |is_readable| {
+            let (here, mut there) = UnixStream::pair().unwrap();
+            if is_readable {
+                there.write_all(b"x").unwrap();
+            }
+            (here, there)
+        };
+        let now = clock::now();
+        let sockets = [socket(control.0), socket(other.0)];
+        let source = |index: usize, time| WakeSources {
+            fds: vec![sockets[index].0.as_fd()],
+            deadline: Some(now.saturating_add(time)),
+        };
+        sleep(&source(0, control.1), &source(1, other.1), None).unwrap()
+    }
+
+    #[test]
+    fn only_readable_control_clients_wake_for_themselves() {
+        assert!(wake((true, FAR), (false, FAR)) == Wake::ControlClients);
+    }
+
+    #[test]
+    fn other_work_wakes_for_anything() {
+        assert!(wake((false, FAR), (true, FAR)) == Wake::Anything);
+        assert!(wake((true, FAR), (true, FAR)) == Wake::Anything, "both");
+        assert!(wake((true, FAR), (false, PASSED)) == Wake::Anything, "a deadline of others");
+        assert!(wake((false, FAR), (false, PASSED)) == Wake::Anything);
+    }
+
+    /// A signal may have arrived at the same time.
+    #[test]
+    fn control_deadline_alone_wakes_for_anything() {
+        assert!(wake((false, PASSED), (false, FAR)) == Wake::Anything);
+        assert!(wake((false, Duration::from_millis(10)), (false, FAR)) == Wake::Anything);
+    }
+}

@@ -9,6 +9,7 @@ use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
@@ -49,7 +50,18 @@ impl SharedMemory {
 /// # Errors
 /// `ENOMEM`, `EMFILE` or `ENFILE`, from memfd_create(2).
 pub(crate) fn anonymous_file() -> io::Result<OwnedFd> {
-    Ok(memfd_create(c"ostler", MFdFlags::MFD_CLOEXEC)?)
+    memory_file(MFdFlags::empty())
+}
+
+/// Creates a memfd that cannot be executed, so that `vm.memfd_noexec` may have any value. Linux before
+/// 6.3 has no such flag.
+fn memory_file(flags: MFdFlags) -> io::Result<OwnedFd> {
+    let flags = flags | MFdFlags::MFD_CLOEXEC;
+    let not_executable = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
+    match memfd_create(c"ostler", flags | not_executable) {
+        Err(Errno::EINVAL) => Ok(memfd_create(c"ostler", flags)?),
+        created => Ok(created?),
+    }
 }
 
 /// Words that the process which made them writes and its children can only read: zero at first.
@@ -70,7 +82,7 @@ impl PublishedMemory {
     /// `ENOMEM`, `EMFILE` or `ENFILE`, from memfd_create(2), fcntl(2) and mmap(2).
     pub(crate) fn new(words: usize) -> io::Result<Self> {
         let bytes = bytes_of(words)?;
-        let file = memfd_create(c"ostler", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        let file = memory_file(MFdFlags::MFD_ALLOW_SEALING)?;
         nix::unistd::ftruncate(&file, i64::try_from(bytes.get()).map_err(io::Error::other)?)?;
         let map = |protection| -> io::Result<Mapping> {
             // SAFETY: a new mapping at an address that the kernel chooses overlaps nothing.

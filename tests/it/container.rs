@@ -141,15 +141,15 @@ fn hang_is_found_without_any_writable_directory(class: &str) {
     server.expect_clean_exit();
 }
 
-/// A worker that only waits sends heartbeats; without them it would be aborted after 1 s.
+/// A worker that only waits sends heartbeats; without them it would be aborted after 3 s.
 #[test]
 #[ignore = "slow"]
 fn idle_worker_sends_heartbeats_in_memory() {
     let Some(image) = Image::new(&[]) else { return };
-    let mut server = image.launch(NAMELESS, &[], &["-k", "mio", "--timeout", "1s"]).start();
+    let mut server = image.launch(NAMELESS, &[], &["-k", "mio", "--timeout", "3s"]).start();
     server.serve_for(Duration::from_millis(100));
     assert!(
-        !server.sees_record(Duration::from_secs(3), |record| record.message() == "worker hung")
+        !server.sees_record(Duration::from_secs(7), |record| record.message() == "worker hung")
     );
     kill(pid_1(&server), Signal::SIGTERM).unwrap();
     server.expect_clean_exit();

@@ -1,7 +1,7 @@
 //! The control interface: HTTP over `control_socket` and `metrics_bind`, served by the master's loop.
 //!
 //! It shows what the master does, and never waits for a client: each turn of the loop serves them for a
-//! bounded time, from one snapshot.
+//! bounded time, from one snapshot. While only they have work, a turn does nothing else.
 
 mod addresses;
 mod api;

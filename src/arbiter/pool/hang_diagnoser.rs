@@ -80,8 +80,8 @@ impl HangDiagnoser {
         }
     }
 
-    /// Returns `Throttled` instead of `Busy` if the thread has got too little CPU time since its timeout
-    /// was last extended. Once its CPU time reaches the limit, it is `Busy`: an endless loop uses up
+    /// Returns `Throttled` instead of `Busy` or `Blocked` if the thread has got too little CPU time since
+    /// its timeout was last extended: it has a whole `timeout` after the throttling. Once its CPU time reaches the limit, it is `Busy`: an endless loop uses up
     /// any CPU time.
     fn adjust_for_starvation(
         &mut self,
@@ -105,15 +105,17 @@ impl HangDiagnoser {
         };
         let is_starved = match cause {
             HangCause::Throttled => true,
-            HangCause::Busy => was_starved(),
-            HangCause::Blocked
-            | HangCause::Stopped
+            HangCause::Busy | HangCause::Blocked => was_starved(),
+            HangCause::Stopped
             | HangCause::Frozen
             | HangCause::Unkillable
             | HangCause::DumpingCore
             | HangCause::Unknown => return cause,
         };
-        if !is_starved || used_full_limit {
+        if !is_starved {
+            return cause;
+        }
+        if used_full_limit {
             return HangCause::Busy;
         }
         let starvation = CpuStarvation {
@@ -207,15 +209,18 @@ mod tests {
     }
 
     #[test]
-    fn starvation_busy_after_throttled_is_extended_once() {
-        let mut diagnoser = HangDiagnoser::default();
-        let sample = |secs, ran, throttled| sample(secs, Duration::from_millis(ran), throttled);
-        let mut adjust = |cause, sample| diagnoser.adjust_for_starvation(suspect(1), cause, sample);
-        assert_eq!(adjust(HangCause::Busy, sample(1, 0, 5)), HangCause::Busy);
-        assert_eq!(adjust(HangCause::Throttled, sample(2, 0, 6)), HangCause::Throttled);
-        // The CPU quota was lifted at the end of that second.
-        assert_eq!(adjust(HangCause::Busy, sample(3, 100, 15)), HangCause::Throttled);
-        assert_eq!(adjust(HangCause::Busy, sample(4, 900, 15)), HangCause::Busy);
+    fn starvation_other_cause_after_throttled_is_extended_once() {
+        for cause in [HangCause::Busy, HangCause::Blocked] {
+            let mut diagnoser = HangDiagnoser::default();
+            let sample = |secs, ran, throttled| sample(secs, Duration::from_millis(ran), throttled);
+            let mut adjust =
+                |cause, sample| diagnoser.adjust_for_starvation(suspect(1), cause, sample);
+            assert_eq!(adjust(cause, sample(1, 0, 5)), cause);
+            assert_eq!(adjust(HangCause::Throttled, sample(2, 0, 6)), HangCause::Throttled);
+            // The CPU quota was lifted at the end of that second.
+            assert_eq!(adjust(cause, sample(3, 100, 15)), HangCause::Throttled);
+            assert_eq!(adjust(cause, sample(4, 900, 15)), cause);
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What a master hands to the other one. When it exits: the totals of each pool, so that no counter goes
-//! back. Before it executes a new master: how many workers each pool has, and
-//! whether it is in drain mode. Pure: messages about one pool, in JSON. A master of another version ignores keys and messages that it does not know.
+//! back. Before it executes a new master: how many workers each pool has, and whether it is in drain mode.
+//!
+//! Pure: messages about one pool, in JSON. A master of another version ignores keys and messages that it
+//! does not know.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 # Functions of the tests inside the container.
 set -u
 export SYSTEMD_PAGER= SYSTEMD_COLORS=0
+touch /out/results # systemd has booted
 
 # Runs a part, and notes its result. Stops the service, unless `kept` is set.
 part() {
@@ -56,6 +57,7 @@ ask_until() {
 under_load() {
     local end asker askers=()
     end=$(mktemp -u)
+    trap "touch '$end'" EXIT # of the part's subshell: a failure ends the clients too
     for _ in 1 2 3; do
         ask_until "$end" &
         askers+=($!)
