@@ -5,7 +5,8 @@
 //! parked clients, queues those that can continue, and serves the first itself, without waking another
 //! thread. No thread polls meanwhile. So the main thread *monitors* the pool from then on: if no task is
 //! taken for 1 ms, or 4 ms if it was calm, the threads awake may be blocked, and it wakes another, which
-//! becomes the leader.
+//! becomes the leader. It also notices when tasks take long: then each thread that takes one wakes
+//! another, so that there is always a leader while a thread is free.
 //! While all threads are blocked, the worker accepts no client, and the kernel offers new clients to
 //! other workers.
 
@@ -74,6 +75,8 @@ pub(super) struct Shared<'a> {
     threads: usize,
     /// Whether the main thread monitors the pool.
     monitored: AtomicBool,
+    /// Whether tasks take long, so that a wake-up costs little beside one.
+    tasks_are_long: AtomicBool,
     /// Whether the pool threads must end.
     closed: AtomicBool,
     /// Why polling has failed.
@@ -119,6 +122,7 @@ impl<'a> Shared<'a> {
             idle: Mutex::default(),
             threads: ctx.settings().threads,
             monitored: AtomicBool::new(false),
+            tasks_are_long: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             poll_error: Mutex::default(),
             main_waker,
@@ -172,6 +176,17 @@ impl<'a> Shared<'a> {
     /// Returns how many polls there were; `None` while the leader polls.
     pub(super) fn polls(&self) -> Option<usize> {
         (!self.is_polling()).then(|| self.polls.load(Ordering::Relaxed))
+    }
+
+    /// Returns how many threads run a task, or are about to.
+    pub(super) fn running(&self) -> usize {
+        let idle = lock(&self.idle).len();
+        self.threads.saturating_sub(idle + usize::from(self.is_polling()))
+    }
+
+    /// Sets whether tasks take long.
+    pub(super) fn set_tasks_are_long(&self, are_long: bool) {
+        self.tasks_are_long.store(are_long, Ordering::Relaxed);
     }
 
     /// Returns how many tasks wait.
@@ -230,6 +245,9 @@ impl<'a> Shared<'a> {
             }
             if let Ok(task) = self.queue.1.try_recv() {
                 self.taken.fetch_add(1, Ordering::Relaxed);
+                if self.tasks_are_long.load(Ordering::Relaxed) && !self.is_polling() {
+                    self.wake_idle(1); // it takes the next task, or becomes the leader
+                }
                 return Some(task);
             }
             match self.poller.try_lock() {
@@ -337,11 +355,16 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Wakes up to this many sleeping pool threads. Returns whether there were any.
-    fn wake(&self, threads: usize) -> bool {
+    /// Wakes up to this many sleeping pool threads. Returns how many.
+    fn wake_idle(&self, threads: usize) -> usize {
         let mut idle = lock(&self.idle);
         let rest = idle.len().saturating_sub(threads);
-        let woken = idle.drain(rest..).map(|thread| thread.unpark()).count();
+        idle.drain(rest..).map(|thread| thread.unpark()).count()
+    }
+
+    /// Wakes up to this many sleeping pool threads, or the leader. Returns whether there were any.
+    fn wake(&self, threads: usize) -> bool {
+        let woken = self.wake_idle(threads);
         let wakes_poller = woken < threads && self.is_polling();
         if wakes_poller {
             self.poller_handle.wake();
