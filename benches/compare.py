@@ -19,6 +19,7 @@ Needs Python 3.8, Linux and wrk. nginx, gunicorn and cc are used if they are ins
 
 import argparse
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -330,6 +331,16 @@ def report(contestants, modes):
             print(f"  {one.name:18}" + "".join(f"{cell:>12}" for cell in cells))
 
 
+def medians(contestants, arguments):
+    """Returns what charts.py draws: CPU time a request in microseconds, by mode and server."""
+    return {
+        mode: {
+            one.name: statistics.median(one.costs[mode]) for one in contestants if one.costs.get(mode)
+        }
+        for mode in arguments.modes
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="turns of each server (3)")
@@ -343,6 +354,7 @@ def main():
     parser.add_argument(
         "--before", type=pathlib.Path, help="an earlier ostler, to measure beside the other one"
     )
+    parser.add_argument("--json", type=pathlib.Path, help="write the medians to this file as well")
     parser.add_argument(
         "--access-log", action="store_true", help="measure the cost of an access log as well"
     )
@@ -362,6 +374,7 @@ def main():
         "bare epoll": bare_epoll,
         "ostler mio": ostler(binary, "mio", both),
         "ostler threads": ostler(binary, "threads", both),
+        "ostler uring": ostler(binary, "uring", both),  # skipped without that feature
         # These two close after each answer, with or without `Connection: close`.
         "ostler sync": ostler(binary, "sync", ("close",)),
         "gunicorn sync": gunicorn("sync", ("close",)),
@@ -403,6 +416,8 @@ def main():
                     contestants.remove(one)
         print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
         report(contestants, arguments.modes)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(medians(contestants, arguments), indent=1))
 
 
 if __name__ == "__main__":

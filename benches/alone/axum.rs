@@ -5,17 +5,27 @@
 //! cargo run --release --example axum_hello -- --bind 127.0.0.1:8000 --threads 2
 //! ```
 
+use std::collections::HashMap;
 use std::env;
 use std::error::Error;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Query;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
+async fn sleep(query: HashMap<String, u64>) -> &'static str {
+    tokio::time::sleep(Duration::from_millis(query["ms"])).await;
+    "slept\n"
+}
+
 fn router() -> Router {
-    Router::new().route("/", get(|| async { "Hello, world!\n" }))
+    Router::new()
+        .route("/", get(|| async { "Hello, world!\n" }))
+        .route("/sleep", get(|query: Query<HashMap<_, _>>| sleep(query.0)))
 }
 
 /// Serves as the documentation of axum does it, with the runtime that the class has for as many threads.
