@@ -28,6 +28,7 @@ pub mod hooks;
 pub mod http;
 #[cfg(feature = "jobs")]
 pub mod job;
+mod leader;
 pub mod listen;
 pub mod log;
 mod pidfile;

@@ -220,6 +220,7 @@ impl Runtime {
         let old_master = upgrade_channel::UpgradeChannel::take_from_env();
         let InheritedFds { listeners, ended, mut warnings } =
             InheritedFds::take_from_env().map_err(RuntimeError::Listen)?;
+        preflight::check_led_sockets(&resolved, &listeners)?;
         let is_sole_master = old_master.is_none();
         let upgrade_peer = match old_master {
             Some((pid, channel)) => UpgradePeer::OldMaster { pid, channel },
@@ -290,6 +291,7 @@ impl Runtime {
                 cgroups,
                 program_fds,
                 scaling_policy: self.scaling_policy.as_ref(),
+                term_end: None,
             },
             config_loader,
             exec_args,

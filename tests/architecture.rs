@@ -47,7 +47,7 @@ const ROOT_ITEMS: [(&str, &str); 3] =
     [("Runtime", "runtime"), ("RuntimeError", "runtime"), ("main", "program")];
 
 /// Files and directories, by the beginning of their paths, that decide and have no effects.
-const PURE_MODULES: [&str; 21] = [
+const PURE_MODULES: [&str; 22] = [
     "src/arbiter/cgroup/orphans.rs",
     "src/arbiter/oom/counters.rs",
     "src/arbiter/operations",
@@ -66,6 +66,7 @@ const PURE_MODULES: [&str; 21] = [
     "src/http/",
     "src/rpc/",
     "src/scaling/",
+    "src/leader/",
     "src/arbiter/pool/supervisor/",
     "src/worker/accept_policy",
     "src/worker/timer_wheel.rs",
@@ -92,7 +93,7 @@ const IMPURE_NAMES: [&str; 16] = [
 ];
 
 /// The dependencies, and the only files and directories that may mention each.
-const DEPENDENCY_MODULES: [(&str, &[&str]); 22] = [
+const DEPENDENCY_MODULES: [(&str, &[&str]); 24] = [
     ("libc::", &["src/os/"]),
     ("nix::", &["src/os/"]),
     ("saphyr_parser::", &["src/settings/"]),
@@ -115,6 +116,8 @@ const DEPENDENCY_MODULES: [(&str, &[&str]); 22] = [
     ("tracing_core::", &["workers/tokio/events.rs"]),
     ("croner::", &["src/job/cron.rs"]),
     ("chrono::", &["src/job/"]),
+    ("ureq::", &["src/arbiter/leader/etcd.rs"]),
+    ("base64::", &["src/arbiter/leader/etcd.rs"]),
 ];
 
 /// The example that may use `unsafe`: a broken class takes a signal.

@@ -45,6 +45,8 @@ pub(crate) struct PoolSpec<'a> {
     pub(crate) socket_access: Access,
     /// None: heartbeat files are in memory.
     pub(crate) heartbeat_dir: Option<PathBuf>,
+    /// It runs only while this master leads.
+    pub(crate) is_led: bool,
 }
 
 /// The master's settings and log.
@@ -68,6 +70,10 @@ pub(crate) struct PoolGeneration<'a> {
     pub(super) rows: Rc<RowAllocator>,
     pub(crate) log: Log,
     pub(super) access_log: Option<Arc<AccessLog>>,
+    /// It is led by a master that does not lead: it listens on nothing.
+    pub(super) is_standby: bool,
+    /// The hosts of a led pool's addresses, as looked up when it was prepared.
+    hosts: Lookups,
 }
 
 /// Why a configuration cannot be put into effect.
@@ -128,51 +134,6 @@ pub(crate) fn prepare_generations<'a>(
     Ok((context, pool_generations))
 }
 
-/// Looks up the hosts of all addresses that no current listener has: [`prepare_generations`] binds
-/// these.
-///
-/// # Errors
-/// The first host that is not found.
-pub(super) fn look_up_hosts<'a>(
-    config: &ResolvedConfig<'_>,
-    current: impl Iterator<Item = &'a PoolGeneration<'a>>,
-    lookups: &Lookups,
-) -> Result<(), ListenError> {
-    let listeners: Vec<_> = current.flat_map(|generation| &generation.listeners).collect();
-    let addresses = config.pool_specs.iter().flat_map(|spec| &spec.settings.bind);
-    let is_new = |address: &&Address| !listeners.iter().any(|it| matches_address(it, address));
-    addresses
-        .filter(is_new)
-        .try_for_each(|address| listen::look_up_host(lookups, address).map(drop))
-}
-
-/// Returns the addresses that a configuration opens, and those that it closes.
-pub(super) fn address_changes<'a>(
-    config: &ResolvedConfig<'_>,
-    current: impl Iterator<Item = &'a PoolGeneration<'a>>,
-) -> (Vec<String>, Vec<String>) {
-    let listeners: Vec<_> = current.flat_map(|generation| &generation.listeners).collect();
-    let is_activated = |it: &&&Arc<Listener>| it.is_socket_activated();
-    let keeps_activated = |spec: &&PoolSpec<'_>| {
-        spec.settings.source("bind").is_default()
-            && !spec.settings.bind.is_empty()
-            && listeners.iter().any(|it| it.is_socket_activated())
-    };
-    let specs = config.pool_specs.iter();
-    let (activated, bound): (Vec<_>, Vec<_>) = specs.partition(keeps_activated);
-    let addresses: Vec<&Address> = bound.iter().flat_map(|spec| &spec.settings.bind).collect();
-    let is_new = |it: &&&Address| !listeners.iter().any(|known| matches_address(known, it));
-    let mut opens: Vec<String> = addresses.iter().filter(is_new).map(ToString::to_string).collect();
-    opens.dedup();
-    let is_kept = |it: &&&Arc<Listener>| {
-        addresses.iter().any(|address| matches_address(it, address))
-            || (!activated.is_empty() && is_activated(it))
-    };
-    let closed = listeners.iter().filter(|it| !is_kept(it)).map(|it| it.as_ref());
-    let closed = one_per_address(closed);
-    (opens, closed.into_iter().map(|listener| listener.name().to_owned()).collect())
-}
-
 /// Removes the paths of these listeners, except those that are reused.
 pub(super) fn discard<'l>(
     listeners: impl Iterator<Item = &'l Arc<Listener>>,
@@ -188,6 +149,17 @@ fn owner_of(credentials: &Credentials) -> (Option<u32>, Option<u32>) {
 }
 
 impl PoolSpec<'_> {
+    /// Looks up the hosts of a led pool's addresses, which are bound later: then nothing may wait.
+    fn look_up_hosts(&self, lookups: &Lookups) -> Result<Lookups, ListenError> {
+        let mut answers = Lookups::Recorded(serde_json::Map::new());
+        for address in self.settings.bind.iter().filter(|_| self.is_led) {
+            if let Address::Tcp { host, port } = address {
+                answers.add_host(host, *port, &listen::look_up_host(lookups, address)?);
+            }
+        }
+        Ok(answers)
+    }
+
     /// Returns the addresses that are configured, not defaults.
     fn explicit_addresses(&self) -> Vec<Address> {
         if self.settings.source("bind").is_default() {
@@ -243,8 +215,13 @@ impl<'a> PoolGeneration<'a> {
             Some(current) => Rc::clone(&current.rows),
             None => Rc::new(RowAllocator::new(threads).map_err(PrepareError::Scoreboard)?),
         };
-        let listeners = bind_all(&spec, reusable_listeners, is_sole_master, lookups)
-            .map_err(PrepareError::Listen)?;
+        let is_standby = spec.is_led && current.is_none_or(|current| current.is_standby);
+        let hosts = spec.look_up_hosts(lookups).map_err(PrepareError::Listen)?;
+        let listeners = match is_standby {
+            true => Vec::new(),
+            false => bind_all(&spec, reusable_listeners, is_sole_master, lookups)
+                .map_err(PrepareError::Listen)?,
+        };
         let access_log = match open_access_log(&spec) {
             Ok(access_log) => access_log,
             Err(error) => {
@@ -252,7 +229,25 @@ impl<'a> PoolGeneration<'a> {
                 return Err(PrepareError::Log(error));
             }
         };
-        Ok(Self { spec, listeners, rows, log, access_log })
+        Ok(Self { spec, listeners, rows, log, access_log, is_standby, hosts })
+    }
+
+    /// Begins to listen, since this master leads now.
+    ///
+    /// # Errors
+    /// An address cannot be bound now; nothing is bound then.
+    pub(super) fn leave_standby(&mut self) -> Result<(), ListenError> {
+        self.listeners = bind_all(&self.spec, &[], true, &self.hosts)?;
+        self.is_standby = false;
+        Ok(())
+    }
+
+    /// Stops listening and frees the addresses at once, since another master may lead.
+    pub(super) fn enter_standby(&mut self) {
+        self.stop_accepting(&[]);
+        self.free_addresses();
+        self.listeners.clear();
+        self.is_standby = true;
     }
 
     /// Stops accepting new connections, except on the sockets in `keep_open`. Workers that drain empty
@@ -440,7 +435,7 @@ fn bind_missing(
 
 /// Returns whether a listener is what an address means. `fd://N` means the descriptor, whatever its
 /// name.
-fn matches_address(listener: &Listener, address: &Address) -> bool {
+pub(super) fn matches_address(listener: &Listener, address: &Address) -> bool {
     match address {
         Address::Fd(number) => listener.as_raw_fd() == *number || listener.address() == address,
         Address::Tcp { .. } | Address::Unix(_) | Address::Abstract(_) => {

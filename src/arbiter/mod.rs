@@ -3,11 +3,13 @@
 //! The supervisor of each pool decides; the pool applies that to processes. `reload`, `upgrade` and
 //! `shutdown` work on a `MasterState`. The master never waits for a worker and never trusts one.
 
+mod address_changes;
 mod cgroup;
 mod commands;
 mod control;
 mod generation;
 mod hook_runner;
+mod leader;
 mod oom;
 mod operations;
 mod parts;
@@ -54,6 +56,7 @@ use crate::os::process::{self, Exit, Pid};
 use crate::os::signal::{SIGNALS_MAX, Signal, SignalPipe};
 use crate::pidfile::PidFile;
 use crate::time::MonotonicTime;
+use leader::Leader;
 use pool::Pool;
 use pool::supervisor::ShutdownMode;
 use pools::Pools;
@@ -93,7 +96,9 @@ impl<'a> Arbiter<'a> {
         generations: Vec<PoolGeneration<'a>>,
         parts: ArbiterParts<'a>,
     ) -> io::Result<Self> {
-        let environment = Rc::new(parts.environment);
+        let leader = Leader::new(&parts.context.settings)?;
+        let term_end = leader.as_ref().map(Leader::term_end);
+        let environment = Rc::new(WorkerEnvironment { term_end, ..parts.environment });
         let pools = generations.into_iter().map(|it| Pool::initial(it, &environment));
         let now = clock::now();
         let state = MasterState {
@@ -104,6 +109,7 @@ impl<'a> Arbiter<'a> {
             started_at: now,
             has_been_ready: false,
             pre_stop: PreStop::default(),
+            leader,
         };
         state.set_process_title();
         state.service_manager.notify_starting(state.pools.max_boot_timeout());
@@ -366,7 +372,8 @@ impl<'a> Arbiter<'a> {
         cgroups.retry_removals(now, self.transitions.state.log());
         let outcome = self.transitions.state.pools.outcome()?;
         cgroups.begin_exit_wait(now);
-        cgroups.may_exit(now).then_some(outcome)
+        let may_exit = cgroups.may_exit(now);
+        (self.transitions.state.release_leadership() && may_exit).then_some(outcome)
     }
 
     /// Sleeps until a signal, a worker, another master, or the next deadline. Serves the clients of the
@@ -389,20 +396,13 @@ impl<'a> Arbiter<'a> {
     fn sleep_once(&mut self, now: MonotonicTime, due: Option<MonotonicTime>) -> io::Result<Wake> {
         let deadline = sleep::earliest([
             due,
-            self.transitions.upgrade.next_deadline(),
-            self.transitions.state.service_manager.next_deadline(),
-            self.transitions.shutdown.next_deadline(),
-            self.transitions.state.pre_stop.next_deadline(),
-            self.transitions.reload.next_deadline(),
-            self.transitions.operations.lock().next_deadline(),
+            self.transitions.next_deadline(),
             self.stalls.next_deadline(),
             self.reaper.has_more().then_some(now),
-            self.transitions.state.environment.cgroups.next_deadline(),
         ]);
         let mut fds = vec![self.signals.as_fd()];
         fds.extend(self.transitions.state.pools.iter().flat_map(Pool::wakeup_fds));
-        fds.extend(self.transitions.upgrade.channel_fd());
-        fds.extend(self.transitions.reload.planning_fds());
+        fds.extend(self.transitions.wakeup_fds());
         let others = WakeSources { fds, deadline };
         let control = self.control.as_ref().map(|it| it.wake_sources(now)).unwrap_or_default();
         self.stalls.on_sleep(process::voluntary_switches());

@@ -105,7 +105,8 @@ impl<'a> Pools<'a> {
     pub(super) fn all_ready(&self) -> bool {
         // Those that were put into drain mode have been ready.
         let ready = |it: &Supervisor| it.ready_count() + it.drain_mode_count();
-        self.iter().map(Pool::supervisor).all(|it| ready(it) >= it.target())
+        let is_ready = |it: &Supervisor| it.is_standby() || ready(it) >= it.target();
+        self.iter().map(Pool::supervisor).all(is_ready)
     }
 
     /// Returns when a pool has something to do, if nothing happens before.

@@ -1,5 +1,7 @@
 //! What the control interface shows of the master at one instant. Pure: plain data, and its JSON.
 
+mod totals;
+
 use std::fmt::Write;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -7,10 +9,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::leader::LeaderSnapshot;
 use super::operations::OperationCounts;
 use crate::duration::as_millis;
 use crate::log::EventRing;
 use crate::scoreboard::{Histogram, WorkCounts, WorkTotals};
+pub(super) use totals::PoolTotals;
 
 /// The master and its pools.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +28,8 @@ pub(super) struct Snapshot {
     /// The other master, during an upgrade.
     pub(super) peer_pid: Option<i32>,
     pub(super) pools: Vec<PoolSnapshot>,
+    /// `None` if no pool is led.
+    pub(super) leader: Option<LeaderSnapshot>,
     /// The last records of the log.
     pub(super) events: Option<Arc<EventRing>>,
     /// Log records of the master that were dropped.
@@ -73,6 +79,8 @@ pub(super) struct PoolSnapshot {
     pub(super) is_reloading: bool,
     pub(super) is_suspended: bool,
     pub(super) is_in_drain_mode: bool,
+    /// It is led, and this master does not lead.
+    pub(super) is_standby: bool,
     pub(super) is_stopping: bool,
     pub(super) workers: Vec<WorkerSnapshot>,
     /// The slots that wait before their next worker is started.
@@ -102,50 +110,6 @@ pub(super) struct LastScalingSnapshot {
     pub(super) reason: &'static str,
     pub(super) busy_percent: Option<u8>,
     pub(super) queue: Option<u64>,
-}
-
-/// What has been counted since the first master started.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct PoolTotals {
-    /// What workers past and present have counted.
-    pub(super) work: WorkTotals,
-    pub(super) workers_started: u64,
-    /// How often a worker has become ready, and how long that took altogether.
-    pub(super) boots: u64,
-    pub(super) boot_time: Duration,
-    /// A reason and how many workers have exited for it.
-    pub(super) exits: Vec<(&'static str, u64)>,
-}
-
-impl PoolTotals {
-    /// Returns what has been counted beyond `before`.
-    pub(super) fn since(&self, before: &Self) -> Self {
-        let exits = self.exits.iter().map(|(reason, count)| {
-            let known = before.exits.iter().find(|(name, _)| name == reason);
-            (*reason, count.saturating_sub(known.map_or(0, |(_, count)| *count)))
-        });
-        Self {
-            work: self.work.clone().since(&before.work),
-            workers_started: self.workers_started.saturating_sub(before.workers_started),
-            boots: self.boots.saturating_sub(before.boots),
-            boot_time: self.boot_time.saturating_sub(before.boot_time),
-            exits: exits.collect(),
-        }
-    }
-
-    /// Adds other totals.
-    pub(super) fn add(&mut self, other: &Self) {
-        self.work.add(&other.work);
-        self.workers_started = self.workers_started.saturating_add(other.workers_started);
-        self.boots = self.boots.saturating_add(other.boots);
-        self.boot_time = self.boot_time.saturating_add(other.boot_time);
-        for (reason, count) in &other.exits {
-            match self.exits.iter_mut().find(|(name, _)| name == reason) {
-                Some((_, total)) => *total = total.saturating_add(*count),
-                None => self.exits.push((reason, *count)),
-            }
-        }
-    }
 }
 
 /// One worker process.
@@ -228,7 +192,11 @@ impl Snapshot {
         if self.phase == MasterPhase::PreStop {
             return Some("stopping soon, still accepting (pre_stop)".to_owned());
         }
+        if !self.pools.is_empty() && self.pools.iter().all(|pool| pool.is_standby) {
+            return Some("standby: another master leads, or none".to_owned());
+        }
         let reason_of = |pool: &PoolSnapshot| match pool {
+            _ if pool.is_standby => None,
             _ if pool.is_suspended => Some("is suspended"),
             _ if pool.ready == 0 => Some("has no ready worker"),
             _ if pool.is_in_drain_mode => Some("is in drain mode"),
@@ -256,6 +224,7 @@ impl Snapshot {
             "ready": unready_reason.is_none(),
             "unready_reason": unready_reason,
             "operation": self.operation,
+            "leader": self.leader.as_ref().map(LeaderSnapshot::to_json),
         });
         let workers: usize = self.pools.iter().map(|pool| pool.workers.len()).sum();
         let mut text = String::with_capacity(4096 * (1 + self.pools.len()) + 512 * workers);
@@ -327,6 +296,7 @@ impl PoolSnapshot {
             "reloading": self.is_reloading,
             "suspended": self.is_suspended,
             "drain_mode": self.is_in_drain_mode,
+            "standby": self.is_standby,
             "stopping": self.is_stopping,
             "in_flight": self.if_counted(self.in_flight()),
             "units_total": self.if_counted(counts.units),

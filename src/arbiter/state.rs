@@ -8,6 +8,7 @@ use slog::{Logger, error, info, warn};
 
 use super::generation::{MasterContext, PoolGeneration};
 use super::hook_runner::run_hook;
+use super::leader::Leader;
 use super::pool::Pool;
 use super::pool::processes::WorkerEnvironment;
 use super::pools::Pools;
@@ -16,6 +17,7 @@ use super::service_manager::ServiceNotifier;
 use super::snapshot::{MasterPhase, Snapshot};
 use crate::hooks::{HookResult, Hooks};
 use crate::log::error_chain;
+use crate::os::clock;
 use crate::os::process::Pid;
 use crate::os::signal::Signal;
 use crate::time::MonotonicTime;
@@ -30,12 +32,33 @@ pub(super) struct MasterState<'a> {
     /// Whether all first workers have been ready, which is reported once.
     pub(super) has_been_ready: bool,
     pub(super) pre_stop: PreStop,
+    /// `None` if no pool is led.
+    pub(super) leader: Option<Leader>,
 }
 
 impl MasterState<'_> {
     /// Returns the current log.
     pub(super) fn log(&self) -> &Logger {
         self.context.log.logger()
+    }
+
+    /// Has the led pools do what the leadership of this master demands now.
+    pub(super) fn follow_leader(&mut self) {
+        let Some(leader) = &mut self.leader else { return };
+        let duty = leader.advance(self.context.log.logger());
+        let now = clock::now();
+        self.pools.iter_mut().for_each(|pool| pool.follow_leader(duty, now));
+        let led = self.pools.iter().filter(|pool| pool.generation().spec.is_led);
+        let has_workers = led.map(|pool| pool.supervisor().worker_count()).sum::<usize>() > 0;
+        if self.pools.stopping().is_some() && !has_workers {
+            self.release_leadership(); // pools that are not led may drain for long
+        }
+    }
+
+    /// Lets another master lead, since no worker is left. Returns whether that is done.
+    pub(super) fn release_leadership(&mut self) -> bool {
+        let log = self.context.log.logger();
+        self.leader.as_mut().is_none_or(|leader| leader.release(log))
     }
 
     /// Returns whether the master stops, or will after `pre_stop`.
@@ -65,6 +88,7 @@ impl MasterState<'_> {
             events: self.context.log.events().map(Arc::clone),
             records_dropped: self.context.log.dropped(),
             listen_drops: None,
+            leader: self.leader.as_ref().map(Leader::snapshot),
             ..Snapshot::default()
         }
     }

@@ -1,15 +1,18 @@
 //! What signals and commands change: reloads, upgrades and stops, and the state that they work on.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use slog::{info, warn};
 
 use super::generation::PoolGeneration;
+use super::leader::Leader;
 use super::operations::{ReloadStage, SharedOperations, Work};
 use super::pre_stop::StopFacts;
 use super::reload::{FileChange, Reload};
 use super::reload_barrier::ReloadResult;
 use super::shutdown::{self, Shutdown};
+use super::sleep::earliest;
 use super::snapshot::Snapshot;
 use super::state::MasterState;
 use super::upgrade::{Upgrade, UpgradePeer, UpgradePhase};
@@ -26,6 +29,29 @@ pub(super) struct Transitions<'a> {
     pub(super) upgrade: Upgrade,
     pub(super) shutdown: Shutdown,
     pub(super) operations: SharedOperations,
+}
+
+impl Transitions<'_> {
+    /// Returns when there is something to do, if nothing happens before.
+    pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
+        earliest([
+            self.upgrade.next_deadline(),
+            self.state.service_manager.next_deadline(),
+            self.shutdown.next_deadline(),
+            self.state.pre_stop.next_deadline(),
+            self.reload.next_deadline(),
+            self.state.leader.as_ref().and_then(Leader::next_deadline),
+            self.operations.lock().next_deadline(),
+            self.state.environment.cgroups.next_deadline(),
+        ])
+    }
+
+    /// Returns the descriptors that are readable when there is something to do.
+    pub(super) fn wakeup_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let leader = self.state.leader.as_ref().and_then(Leader::fd);
+        let upgrade = self.upgrade.channel_fd();
+        leader.into_iter().chain(upgrade).chain(self.reload.planning_fds())
+    }
 }
 
 /// What is asked for, by a signal or a command. Each begins an operation, and returns its number.
@@ -100,8 +126,9 @@ impl Transitions<'_> {
 
 /// What happens in one turn of the loop.
 impl<'a> Transitions<'a> {
-    /// Begins a pending reload or upgrade.
+    /// Begins or ceases to lead, and begins a pending reload or upgrade.
     pub(super) fn start_pending(&mut self) {
+        self.state.follow_leader();
         let is_sole_master = self.upgrade.is_sole_master();
         match self.reload.take_file_change(&self.state, is_sole_master) {
             Some(FileChange { by, is_program: true }) => self.request_upgrade(true, &by),
@@ -110,6 +137,8 @@ impl<'a> Transitions<'a> {
         };
         self.reload.start_pending(&mut self.state, is_sole_master);
         self.start_pending_upgrade();
+        // A reload may have added a pool, which is on standby at first.
+        self.state.follow_leader();
     }
 
     fn start_pending_upgrade(&mut self) {
@@ -120,6 +149,11 @@ impl<'a> Transitions<'a> {
         self.upgrade.is_pending = false;
         if self.state.is_stopping() {
             let reason = "master is stopping";
+            self.upgrade.reject(reason.to_owned(), self.state.log());
+            return;
+        }
+        if self.state.leader.is_some() {
+            let reason = "leader_etcd is set, and the new master could not lead: restart instead";
             self.upgrade.reject(reason.to_owned(), self.state.log());
             return;
         }

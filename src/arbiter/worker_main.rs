@@ -21,7 +21,7 @@ use crate::listen::Listener;
 use crate::log::access::{WorkerAccessLog, WorkerName};
 use crate::log::{Fields, error_chain};
 use crate::os;
-use crate::os::memory::{self, MappingId};
+use crate::os::memory::{self, MappingId, PublishedMemory};
 use crate::os::process::{self, EX_SOFTWARE, Pid};
 use crate::os::signal::{self, Signal, SignalPipe, WorkerDisposition};
 use crate::os::title::ProcTitle;
@@ -48,6 +48,8 @@ pub(super) struct WorkerInit<'a> {
     pub(super) keep_fds: Vec<RawFd>,
     /// The shared memory that it keeps; all other is that of other pools.
     pub(super) keep_mappings: Vec<MappingId>,
+    /// When it is killed, if its pool is led.
+    pub(super) term_end: Option<&'static PublishedMemory>,
     pub(super) worker: WorkerInfo,
     pub(super) heartbeat: Heartbeat,
     /// The path for its program's notification socket.
@@ -157,6 +159,9 @@ fn apply_process_settings(init: &WorkerInit<'_>) -> Result<(), String> {
     // A signal that `pkill` sends to all processes of this name is for the master alone.
     signal::ignore(Signal::in_worker(WorkerDisposition::Ignored));
     watch_parent(init.master)?;
+    if let Some(term_end) = init.term_end {
+        signal::install_fence(term_end).map_err(|error| format!("failed to set fence: {error}"))?;
+    }
     signal::unblock_all();
     let PoolSpec { settings, credentials, .. } = &init.pool_generation.spec;
     if let Some(title) = init.title {

@@ -18,6 +18,12 @@ pub(crate) fn now_coarse() -> MonotonicTime {
     read(ClockId::CLOCK_MONOTONIC_COARSE)
 }
 
+/// Returns the current time on the clock that also runs while the machine is suspended. Its times are
+/// not those of [`now`].
+pub(crate) fn boot_now() -> MonotonicTime {
+    read(ClockId::CLOCK_BOOTTIME)
+}
+
 /// Returns the current time on the monotonic clock and on the wall clock.
 pub(crate) fn read_clocks() -> ClockReading {
     let wall = clock_gettime(ClockId::CLOCK_REALTIME).expect("every Linux has this clock");

@@ -50,6 +50,22 @@ impl HelperProcess {
         Self::fork(prepare, body)
     }
 
+    /// Does what [`start`](Self::start) does, but the child lives on: it has a pipe for commands, too,
+    /// whose other end is returned. Neither process waits for the other: both ends never block.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub(crate) fn start_with_input(
+        body: impl FnOnce(&mut File, &mut File),
+    ) -> io::Result<(Self, File)> {
+        let (input_rx, input_tx) = file::pipe()?;
+        let number = input_rx.as_raw_fd();
+        let mut input = File::from(input_rx);
+        let prepare = |answer_tx| answer_file(answer_tx, &[number]);
+        let helper = Self::fork(prepare, |answer| body(answer, &mut input))?;
+        Ok((helper, File::from(input_tx)))
+    }
+
     fn fork(
         prepare: impl FnOnce(OwnedFd) -> io::Result<File>,
         body: impl FnOnce(&mut File),
@@ -92,6 +108,29 @@ impl HelperProcess {
     /// Returns the answer so far.
     pub(crate) fn answer(&self) -> &[u8] {
         &self.answer
+    }
+
+    /// Takes the next message of this many bytes, if it has come whole.
+    pub(crate) fn take_message<const N: usize>(&mut self) -> Option<[u8; N]> {
+        while self.answer.len() < N && !self.has_ended {
+            let mut buffer = [0; N];
+            let wanted = N - self.answer.len();
+            match nix::unistd::read(&self.answer_rx, &mut buffer[..wanted]) {
+                Ok(0) => self.has_ended = true,
+                Ok(length) => self.answer.extend_from_slice(&buffer[..length]),
+                Err(Errno::EINTR) => (),
+                Err(Errno::EAGAIN) => return None,
+                Err(_) => self.has_ended = true,
+            }
+        }
+        let message = self.answer.get(..N)?.try_into().ok();
+        self.answer.clear();
+        message
+    }
+
+    /// Whether it has closed the pipe, as far as that was read.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended
     }
 
     /// Kills it, unless it has ended. A process that waits in the kernel for a file system exits later:

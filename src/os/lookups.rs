@@ -36,6 +36,14 @@ impl Lookups {
         }
     }
 
+    /// Adds an answer to a record.
+    pub(crate) fn add_host(&mut self, host: &str, port: u16, found: &[SocketAddr]) {
+        let found = json!(found.iter().map(SocketAddr::to_string).collect::<Vec<_>>());
+        if let Self::Recorded(answers) = self {
+            answers.insert(json!(["host", host, port]).to_string(), found);
+        }
+    }
+
     /// Returns what has been recorded.
     pub(crate) fn record(self) -> Value {
         match self {

@@ -3,12 +3,14 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::catalog::source_label;
 use super::error::RuntimeError;
 use super::instance_lock;
 use crate::address::Address;
-use crate::arbiter::ResolvedConfig;
+use crate::arbiter::{PoolSpec, ResolvedConfig};
+use crate::listen::Listener;
 use crate::listen::preflight::{self, Availability};
 use crate::os::file;
 use crate::pidfile::PidFile;
@@ -77,5 +79,25 @@ fn path_error(settings: &Settings, key: &str, path: &Path, error: &io::Error) ->
     RuntimeError::Setting {
         source_label: source_label(settings, key),
         reason: format!("{path:?} cannot be written: {error}"),
+    }
+}
+
+/// Rejects sockets of a service manager for a led pool: they listen, whoever leads.
+pub(super) fn check_led_sockets(
+    resolved: &ResolvedConfig<'_>,
+    inherited: &[Arc<Listener>],
+) -> Result<(), RuntimeError> {
+    let is_given = |it: &Address| !inherited.is_empty() || matches!(it, Address::Fd(_));
+    let takes = |spec: &&PoolSpec<'_>| spec.is_led && spec.settings.bind.iter().any(is_given);
+    match resolved.pool_specs.iter().find(takes) {
+        Some(spec) => Err(RuntimeError::Setting {
+            source_label: source_label(&spec.settings, "led"),
+            reason: format!(
+                "pool {:?} binds its addresses when it leads, and cannot be given sockets: remove \
+                 the socket unit or fd://, or set led to false",
+                spec.name
+            ),
+        }),
+        None => Ok(()),
     }
 }

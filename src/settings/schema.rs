@@ -581,6 +581,22 @@ define_settings! {
         statsd_host: Option<Address> = None, OptionalOf(AddressValue), "ADDR",
             scope master, fixed always;
     }
+    "Leader" {
+        /// URL of an etcd member, such as http://10.0.0.1:2379. May be repeated. With it, the pools run
+        /// only in the one master that holds leader_key. Requires a build with the feature leader.
+        leader_etcd: Vec<String> = Vec::new(), ListOf { item: WordValue, accepts_none: true }, "URL",
+            scope master, fixed always;
+
+        /// Key in the store that the leading master holds. Masters with the same key are one group.
+        leader_key: Option<String> = None, OptionalOf(NameValue), "NAME", scope master, fixed always;
+
+        /// Time after which another master can lead if this one no longer renews its lease; at least 2 s.
+        leader_ttl: Duration = secs(10), Single(DurationValue { min: secs(2) }), "DUR",
+            scope master, fixed always;
+
+        /// With leader_etcd: run this pool only while the master leads.
+        led: bool = true, Flag, "BOOL";
+    }
     "Logging" {
         /// Log file; - means standard error. The file is owned by the workers' user, which needs
         /// access to its directory to reopen it.

@@ -1,6 +1,7 @@
 //! Tests of the settings: every source, every option, every type of error. `pools` tests files with
 //! several pools and with variables.
 
+mod leader;
 mod pools;
 
 use std::collections::BTreeMap;
@@ -119,6 +120,10 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("metrics_bind", ":9100", "0.0.0.0:9100"),
     ("metrics_hosts", "box", "box"),
     ("statsd_host", "localhost:8125", "localhost:8125"),
+    ("leader_etcd", "http://a:2379", "http://a:2379"),
+    ("leader_key", "web", "web"),
+    ("leader_ttl", "5s", "5s"),
+    ("led", "false", "false"),
     ("log_file", "a.log", "a.log"),
     ("log_level", "warn", "warning"),
     ("log_format", "json", "json"),
@@ -135,14 +140,17 @@ fn every_option_can_be_set_by_every_source() {
     let names: Vec<&str> = SAMPLES.iter().map(|(name, ..)| *name).collect();
     assert_eq!(names, OPTIONS.iter().map(|option| option.name).collect::<Vec<_>>());
     for (option, (name, text, shown)) in OPTIONS.iter().zip(SAMPLES) {
-        let from_file = parse_yaml(&format!("\n{name}: {text}\n")).expect(name);
+        // What an option demands besides.
+        let demanded = if *name == "leader_etcd" { "leader_key: web" } else { "" };
+        let demanded_layer = || parse_file(demanded).top_level;
+        let from_file = parse_yaml(&format!("{demanded}\n{name}: {text}\n")).expect(name);
         let variable = option.variable();
         let (layer, warnings) =
             ConfigLayer::from_env(&variables(&[(&variable, text)])).expect(name);
         assert_eq!(warnings, Vec::<String>::new());
-        let from_env = resolve_layers(&[layer]).expect(name);
+        let from_env = resolve_layers(&[demanded_layer(), layer]).expect(name);
         let layer = flag_layer(name, &[text]).expect(name);
-        let from_flag = resolve_layers(&[layer]).expect(name);
+        let from_flag = resolve_layers(&[demanded_layer(), layer]).expect(name);
         for settings in [&from_file, &from_env, &from_flag] {
             assert_eq!(option.format(settings), [*shown], "{name}");
             assert_eq!(*settings, from_file);

@@ -49,6 +49,7 @@ fn validate_combinations(settings: &Settings) -> Result<(), SettingsError> {
             reason: format!("is for development, and not for a daemon ({source}): set one of them"),
         });
     }
+    validate_leader(settings)?;
     if let Some(address) = &settings.statsd_host
         && !matches!(address, Address::Tcp { port: 1.., .. })
     {
@@ -85,6 +86,34 @@ fn validate_combinations(settings: &Settings) -> Result<(), SettingsError> {
         }
     }
     Ok(())
+}
+
+fn validate_leader(settings: &Settings) -> Result<(), SettingsError> {
+    let conflict = |key, reason: String| {
+        Err(SettingsError::Conflict { source: settings.source(key).clone(), key, reason })
+    };
+    let Some(url) = settings.leader_etcd.first() else { return Ok(()) };
+    if !cfg!(feature = "leader") {
+        return conflict(
+            "leader_etcd",
+            "this program was built without the feature leader".to_owned(),
+        );
+    }
+    if settings.leader_key.is_none() {
+        return conflict("leader_etcd", format!("{url} needs a key to hold: set leader_key"));
+    }
+    if settings.reload {
+        let source = settings.source("reload");
+        return conflict(
+            "leader_etcd",
+            format!("a changed program is not upgraded to ({source}): set reload to false"),
+        );
+    }
+    let is_http = |url: &&String| url.starts_with("http://") && url.len() > "http://".len();
+    match settings.leader_etcd.iter().find(|url| !is_http(url)) {
+        Some(url) => conflict("leader_etcd", format!("{url:?} is no URL such as http://HOST:2379")),
+        None => Ok(()),
+    }
 }
 
 /// Checks the paths of all options against the file system, without changing anything.

@@ -224,7 +224,7 @@ pub fn free_address() -> SocketAddr {
 }
 
 /// Returns a free port outside the kernel's ephemeral range. No two tests get the same.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     const FIRST: u16 = 10_000;
     const COUNT: u16 = 20_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);

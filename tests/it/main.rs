@@ -186,6 +186,7 @@ mod identity;
 mod jobs;
 mod kubernetes;
 mod launch;
+mod leader;
 mod linked_dir;
 mod liveness;
 mod load;

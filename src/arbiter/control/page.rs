@@ -23,7 +23,7 @@ const EVENTS_SHOWN: u64 = 20;
 /// hashes (a test compares them with the files). What a text brings in is not run.
 pub(super) const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-d5iFxUriNWGXuCoN1CUHNzYziQYQ2pk7XuuGn0+iSdI='; \
-    script-src 'sha256-XMVmH6XweIMD9kQ9PXRoig2FyH2BBHQRfMwBhwJUeA0='; \
+    script-src 'sha256-ONrkj3YLDVpQ/ZwMe9v86vX/5i+L+tj/WMyLBrp3eH0='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

@@ -8,6 +8,7 @@ mod exit_log;
 mod generations;
 mod hang_diagnoser;
 mod health;
+mod leading;
 mod listeners;
 pub(super) mod processes;
 mod reuseport;
@@ -44,7 +45,7 @@ use processes::{ProcessTable, SpawnRequest, WorkerEnvironment};
 use reuseport::ShardAssigner;
 use scaling::{Scaled, Scaler};
 use supervisor::{
-    Action, ExitReason, Hang, Policy, ShutdownMode, Supervisor, WORKERS_MAX, WorkerId,
+    Action, ExitReason, Hang, Policy, ShutdownMode, Standby, Supervisor, WORKERS_MAX, WorkerId,
 };
 
 /// One pool.
@@ -61,6 +62,8 @@ pub(super) struct Pool<'a> {
     is_retired: bool,
     /// It serves, and is reported as not ready.
     is_in_drain_mode: bool,
+    /// When it is tried again to listen, after this master has begun to lead.
+    bind_at: Option<MonotonicTime>,
     /// Why the last worker that failed to boot did.
     failure_reason: String,
 }
@@ -78,6 +81,7 @@ impl<'a> Pool<'a> {
         let (policy, target) = (Policy::from(settings), settings.workers.count());
         let supervisor = Supervisor::new(policy, target, clock::now().as_nanos());
         let mut pool = Self::new(generation, supervisor, environment)?;
+        pool.supervisor.set_standby(pool.generation.is_standby.then_some(Standby::Kill));
         pool.shards.set_generation(&pool.generation, &pool.processes);
         Ok(pool)
     }
@@ -94,7 +98,9 @@ impl<'a> Pool<'a> {
     ) -> io::Result<Self> {
         let policy = Policy::from(&generation.spec.settings);
         let supervisor = Supervisor::empty(policy, number, clock::now().as_nanos());
-        Self::new(generation, supervisor, environment)
+        let mut pool = Self::new(generation, supervisor, environment)?;
+        pool.supervisor.set_standby(pool.generation.is_standby.then_some(Standby::Kill));
+        Ok(pool)
     }
 
     fn new(
@@ -113,6 +119,7 @@ impl<'a> Pool<'a> {
             generation,
             is_retired: false,
             is_in_drain_mode: false,
+            bind_at: None,
             failure_reason: String::new(),
         })
     }
@@ -322,7 +329,8 @@ impl<'a> Pool<'a> {
     /// Returns when there is something to do, if no worker reports anything before.
     pub(super) fn next_deadline(&self, now: MonotonicTime) -> Option<MonotonicTime> {
         let scaling = self.scaler.next_deadline();
-        let own = [self.health.next_deadline(), self.processes.next_deadline(), scaling];
+        let own =
+            [self.health.next_deadline(), self.processes.next_deadline(), scaling, self.bind_at];
         self.supervisor.next_deadline(now).into_iter().chain(own.into_iter().flatten()).min()
     }
 

@@ -2,6 +2,7 @@
 //! scoreboard rows. Decides nothing.
 
 mod drain_mode;
+mod environment;
 
 use std::collections::HashMap;
 use std::io;
@@ -18,35 +19,20 @@ use super::status_change::StatusChange;
 use super::supervisor::{Busy, ExitObservation, Generation, ProcessExit, WorkerId};
 use super::wakeups::WakeupLimit;
 use crate::app::WorkerInfo;
-use crate::arbiter::cgroup::WorkerCgroups;
 use crate::arbiter::generation::{PoolGeneration, PoolSpec};
-use crate::arbiter::oom::OomMonitor;
 use crate::arbiter::worker_main::{self, WorkerInit};
 use crate::heartbeat::Heartbeat;
-use crate::hooks::Hooks;
 use crate::os::clock;
-use crate::os::fd_table::OpenFds;
 use crate::os::file;
+use crate::os::memory::PublishedMemory;
 use crate::os::private_dir::{self, PrivateDir};
 use crate::os::process::{self, Exit, Pid};
 use crate::os::procfs;
-use crate::os::title::ProcTitle;
 use crate::scoreboard::{DrainMode, WorkTotals, WorkUnit, WorkerStatus};
 use crate::systemd;
 use crate::time::MonotonicTime;
 use crate::worker::NOTIFY_SOCKET_NAME;
-
-/// What the workers of all pools and generations have in common.
-pub(crate) struct WorkerEnvironment<'a> {
-    pub(crate) title: Option<ProcTitle>,
-    pub(crate) hooks: &'a dyn Hooks,
-    pub(crate) oom: OomMonitor,
-    pub(crate) cgroups: WorkerCgroups,
-    /// Descriptors that the program had opened before the master began: workers keep them.
-    pub(crate) program_fds: OpenFds,
-    /// Makes the scaling policy of a pool.
-    pub(crate) scaling_policy: &'a crate::scaling::PolicyFactory,
-}
+pub(crate) use environment::WorkerEnvironment;
 
 /// The worker processes of a pool that have not been reaped.
 pub(super) struct ProcessTable<'a> {
@@ -233,6 +219,7 @@ impl<'a> ProcessTable<'a> {
         let PoolSpec { name, settings, class, .. } = &pool_generation.spec;
         let wakeup_fd = self.wakeup_tx.try_clone().map_err(SpawnError::WakeupFd)?;
         let heartbeat = heartbeat.try_clone().map_err(SpawnError::WakeupFd)?;
+        let term_end = self.environment.term_end.filter(|_| pool_generation.spec.is_led);
         let program_fds = self.environment.program_fds.unchanged();
         let worker_fds = pool_generation.listener_fds().chain(pool_generation.log_fds());
         let own_fds = [0, 1, 2, wakeup_fd.as_raw_fd(), heartbeat.raw_fd()];
@@ -242,7 +229,11 @@ impl<'a> ProcessTable<'a> {
             title: self.environment.title,
             master: Pid::this(),
             keep_fds: own_fds.chain(worker_fds).chain(program_fds).collect(),
-            keep_mappings: pool_generation.mappings().collect(),
+            keep_mappings: pool_generation
+                .mappings()
+                .chain(term_end.map(PublishedMemory::id))
+                .collect(),
+            term_end,
             worker: WorkerInfo {
                 pool: name.clone(),
                 slot,

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::planning::Planning;
 use super::transaction::{ConfigLoader, check_reloadable};
-use crate::arbiter::generation::{self, ResolvedConfig};
+use crate::arbiter::address_changes;
+use crate::arbiter::generation::ResolvedConfig;
 use crate::arbiter::pool::Pool;
 use crate::arbiter::state::MasterState;
 use crate::log::error_chain;
@@ -73,8 +74,9 @@ fn compare<'a>(load_config: &ConfigLoader<'a>, state: &MasterState<'a>) -> Resul
     let config = load_config(&lookups)?;
     check_reloadable(&state.context, &config)?;
     let current = || state.pools.generations();
-    generation::look_up_hosts(&config, current(), &lookups).map_err(|error| error_chain(&error))?;
-    let (opens, closes) = generation::address_changes(&config, current());
+    address_changes::look_up_hosts(&config, current(), &lookups)
+        .map_err(|error| error_chain(&error))?;
+    let (opens, closes) = address_changes::address_changes(&config, current());
     let replaces: Vec<i32> = state.pools.present().flat_map(Pool::active_pids).collect();
     Ok(json!({
         "changes": changes(&config, state),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::transaction::ConfigLoader;
-use crate::arbiter::generation;
+use crate::arbiter::address_changes;
 use crate::arbiter::state::MasterState;
 use crate::duration::format_duration;
 use crate::log::error_chain;
@@ -90,7 +90,7 @@ impl Planning {
 fn plan<'a>(load_config: &ConfigLoader<'a>, state: &MasterState<'a>) -> Value {
     let lookups = Lookups::recording();
     let planned = load_config(&lookups).and_then(|config| {
-        generation::look_up_hosts(&config, state.pools.generations(), &lookups)
+        address_changes::look_up_hosts(&config, state.pools.generations(), &lookups)
             .map_err(|error| error_chain(&error))
     });
     match planned {

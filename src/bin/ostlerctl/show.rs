@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::operation::{Operation, State};
-use super::status::{Pool, Status, Worker, each, text};
+use super::status::{Leader, Pool, Status, Worker, each, text};
 use super::text::{Table, bytes, duration, printable};
 
 /// How many workers of a pool `status` shows.
@@ -24,6 +24,9 @@ pub(crate) fn status(status: &Status) -> String {
     if let Some(peer) = status.peer_pid {
         report.push_str(&format!("upgrade: the other master is {peer}\n"));
     }
+    if let Some(leader) = &status.leader {
+        report.push_str(&leader_line(leader));
+    }
     if let Some(operation) = &status.operation {
         report.push_str(&format!("operation {}: {}\n", operation.id, operation.describe()));
     }
@@ -41,6 +44,22 @@ pub(crate) fn status(status: &Status) -> String {
         }
     }
     report
+}
+
+fn leader_line(leader: &Leader) -> String {
+    let mut line = match (leader.is_leading, &leader.holder) {
+        (true, _) => format!("leads {}", leader.key),
+        (false, Some(holder)) => format!("standby of {}, led by {holder}", leader.key),
+        (false, None) => format!("standby of {}, no leader is known", leader.key),
+    };
+    if let Some(left) = leader.ends_in_ms.filter(|_| leader.is_leading) {
+        line.push_str(&format!(" for {}, unless renewed", duration(left)));
+    }
+    if let Some(error) = &leader.store_error {
+        line.push_str(&format!("\nlease store not available: {error}"));
+    }
+    line.push('\n');
+    line
 }
 
 fn pool_lines(pool: &Pool) -> String {
@@ -234,6 +253,25 @@ mod tests {
              web/0     8  ready    3  5.0s    12        3  12ms    3.9M    -  GET /slow for 2.5s and 1 more\n\
              slot 1 starts a worker in 1.5s\n"
         );
+    }
+
+    #[test]
+    fn status_shows_the_leadership() {
+        let line = |json| {
+            let status = Status::parse(&json!({ "leader": json }));
+            status.leader.as_ref().map(leader_line)
+        };
+        assert_eq!(line(json!(null)), None);
+        let leading = json!({"leading": true, "key": "web", "holder": "a/7", "ends_in_ms": 8100});
+        assert_eq!(line(leading).unwrap(), "leads web for 8.1s, unless renewed\n");
+        let standby = json!({"leading": false, "key": "web", "holder": "b\u{1b}/7",
+            "store_error": "timeout"});
+        assert_eq!(
+            line(standby).unwrap(),
+            "standby of web, led by b\\u{1b}/7\nlease store not available: timeout\n"
+        );
+        let alone = json!({"leading": false, "key": "web", "holder": null});
+        assert_eq!(line(alone).unwrap(), "standby of web, no leader is known\n");
     }
 
     #[test]

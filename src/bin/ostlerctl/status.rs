@@ -19,7 +19,19 @@ pub(crate) struct Status {
     pub(crate) is_ready: bool,
     /// What the master carries out.
     pub(crate) operation: Option<Operation>,
+    /// `None` if the master has no others.
+    pub(crate) leader: Option<Leader>,
     pub(crate) pools: Vec<Pool>,
+}
+
+/// Whether the master leads, among others.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Leader {
+    pub(crate) is_leading: bool,
+    pub(crate) key: String,
+    pub(crate) holder: Option<String>,
+    pub(crate) ends_in_ms: Option<u64>,
+    pub(crate) store_error: Option<String>,
 }
 
 /// One pool.
@@ -33,7 +45,7 @@ pub(crate) struct Pool {
     pub(crate) ready: u64,
     /// `None` if the load does not decide how many workers there are.
     pub(crate) scaling: Option<Scaling>,
-    /// `reloading`, `suspended`, `drain_mode`, `stopping`.
+    /// `reloading`, `suspended`, `standby`, `drain_mode`, `stopping`.
     pub(crate) conditions: Vec<&'static str>,
     pub(crate) in_flight: u64,
     pub(crate) totals: Totals,
@@ -153,6 +165,7 @@ impl Status {
             peer_pid: number(json, "peer_pid"),
             is_ready: flag(json, "ready"),
             operation: Some(&json["operation"]).filter(|it| it.is_object()).map(Operation::parse),
+            leader: Some(&json["leader"]).filter(|it| it.is_object()).map(Leader::parse),
             pools: each(json, "pools").map(Pool::parse).collect(),
         }
     }
@@ -162,17 +175,29 @@ impl Status {
     }
 }
 
+impl Leader {
+    fn parse(json: &Value) -> Self {
+        Self {
+            is_leading: flag(json, "leading"),
+            key: text(json, "key"),
+            holder: Some(text(json, "holder")).filter(|it| !it.is_empty()),
+            ends_in_ms: number(json, "ends_in_ms"),
+            store_error: Some(text(json, "store_error")).filter(|it| !it.is_empty()),
+        }
+    }
+}
+
 impl Pool {
     fn parse(json: &Value) -> Self {
         let name = text(json, "name");
-        let conditions = ["reloading", "suspended", "drain_mode", "stopping"].into_iter();
+        let conditions = ["reloading", "suspended", "standby", "drain_mode", "stopping"];
         Self {
             class: text(json, "class"),
             app: text(json, "app"),
             target: number(json, "target").unwrap_or(0),
             ready: number(json, "ready").unwrap_or(0),
             scaling: Scaling::parse(json),
-            conditions: conditions.filter(|key| flag(json, key)).collect(),
+            conditions: conditions.into_iter().filter(|key| flag(json, key)).collect(),
             in_flight: number(json, "in_flight").unwrap_or(0),
             totals: Totals::parse(json),
             latency: Latency::parse(json),

@@ -3,10 +3,11 @@
 //!
 //! [`pipe`] passes caught signals to a loop, [`parent_death`] bounds a worker's life after its
 //! master has died, [`abort`] runs a hook before SIGABRT ends the process, and [`forced_drain`]
-//! drains a worker whose class polls no signals. Each has its own statics.
+//! drains a worker whose class polls no signals, and [`fence`] ends a led worker. Each has its own statics.
 
 mod abort;
 mod alarm;
+mod fence;
 mod forced_drain;
 mod parent_death;
 mod pipe;
@@ -15,6 +16,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 use nix::sys::signal::{raise, sigaction, sigprocmask};
 
 pub(crate) use abort::{forward_aborts_to, install_abort_hook, is_aborting};
+pub(crate) use fence::install_fence;
 pub(crate) use forced_drain::{SignalDrain, catch_stop_signals, is_polled, mark_polled};
 pub(crate) use parent_death::{catch_parent_death, request_parent_death_signal};
 pub(crate) use pipe::{SIGNALS_MAX, SignalPipe, catch, catch_in_master};

@@ -47,6 +47,22 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "ostler_leader",
+        kind: Kind::Gauge,
+        help: "With leader_etcd: 1 if this master leads, otherwise 0.",
+        samples: |snapshot, out| {
+            snapshot.leader.iter().for_each(|it| out.add(&[], u8::from(it.is_leading)));
+        },
+    },
+    Metric {
+        name: "ostler_leader_transitions_total",
+        kind: Kind::Counter,
+        help: "With leader_etcd: how often this master has begun or ceased to lead.",
+        samples: |snapshot, out| {
+            snapshot.leader.iter().for_each(|it| out.add(&[], it.transitions));
+        },
+    },
+    Metric {
         name: "ostler_generation",
         kind: Kind::Gauge,
         help: "Number of the generation of the pool's new workers.",

@@ -238,7 +238,7 @@
     measure(view, status, pool, now);
     const [heading, summary, queues, tiles, charts] = section.children;
     setText(heading, `Pool ${clean(pool.name)}`);
-    const phase = ["reloading", "suspended", "drain_mode", "stopping"].filter((it) => pool[it]);
+    const phase = ["reloading", "suspended", "standby", "drain_mode", "stopping"].filter((it) => pool[it]);
     setText(summary, `${pool.ready} of ${pool.target} workers ready${phase.length ? `, ${phase.join(", ")}` : ""}. `
       + `Class ${clean(pool.class)}, app ${clean(pool.app)}. ${isKnown(pool.units_total)
         ? `${number(pool.units_total)} units of work done, ${pool.in_flight} in progress.` : "The program's units of work are not known."}`);

@@ -4,7 +4,7 @@ use super::slot::{Slot, State, Worker};
 use super::types::{
     Action, Busy, ExitClass, ExitReason, Hang, ReloadPhase, ShutdownMode, WorkerId,
 };
-use super::{Desired, Phase, Supervisor};
+use super::{Desired, Phase, Standby, Supervisor};
 use crate::time::MonotonicTime;
 
 impl Supervisor {
@@ -29,7 +29,7 @@ impl Supervisor {
             return actions;
         }
         self.end_rolling_reload(overall_phase);
-        if self.is_suspended {
+        if self.is_suspended() {
             self.drain_where(ExitReason::Requested, 0, |_| true, now, &mut actions);
             return actions;
         }
@@ -42,7 +42,9 @@ impl Supervisor {
     }
 
     fn apply_shutdown(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
+        let is_over = self.standby == Some(Standby::Kill);
         let mode = match self.phase {
+            Phase::Serving | Phase::Stopping(_) if is_over => ShutdownMode::Kill,
             Phase::Serving => return,
             Phase::Stopping(mode) => mode,
             Phase::Failed => ShutdownMode::Kill,
@@ -249,7 +251,7 @@ impl Supervisor {
     pub(super) fn outage_retry(&self) -> Option<(usize, MonotonicTime)> {
         let has_worker =
             || self.slots.iter().any(|slot| slot.has_serving() || slot.is_being_filled());
-        if !self.ever_ready || self.is_suspended || has_worker() {
+        if !self.ever_ready || self.is_suspended() || has_worker() {
             return None;
         }
         let is_open = |slot: &usize| self.slots[*slot].is_vacant() && self.needs_worker(*slot);

@@ -231,7 +231,7 @@ impl Supervisor {
         }
         self.fail_if_exhausted();
         let is_refilled = self.slots[slot_index].is_vacant()
-            && !self.is_suspended
+            && !self.is_suspended()
             && self.needs_worker(slot_index);
         Some(ExitReport {
             slot: slot_index,

@@ -51,6 +51,7 @@ pub(crate) struct Supervisor {
     rolling: Option<RollingReload>,
     /// All workers drain, and none is started until [`resume`](Self::resume).
     is_suspended: bool,
+    standby: Option<Standby>,
     ever_ready: bool,
     restarts: Restarts,
     rng: Rng,
@@ -71,6 +72,15 @@ enum Phase {
     Stopping(ShutdownMode),
     /// No worker was ever ready, and `boot_retries` is exhausted in every slot.
     Failed,
+}
+
+/// How a pool comes to have no workers while its master does not lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standby {
+    /// The term may end soon: the workers drain.
+    Drain,
+    /// The term is over: the workers are killed.
+    Kill,
 }
 
 /// A reload in progress.
@@ -117,6 +127,7 @@ impl Supervisor {
             newest_generation: generation,
             rolling: None,
             is_suspended: false,
+            standby: None,
             ever_ready: false,
             restarts: Restarts::default(),
             rng: Rng::new(seed),
@@ -174,9 +185,19 @@ impl Supervisor {
         }
     }
 
-    /// Returns whether the pool is suspended.
+    /// Ends all workers and starts none while the pool is on standby. A reload in progress needs none.
+    pub(crate) fn set_standby(&mut self, standby: Option<Standby>) {
+        self.standby = standby;
+    }
+
+    /// Returns whether the pool is on standby.
+    pub(crate) fn is_standby(&self) -> bool {
+        self.standby.is_some()
+    }
+
+    /// Returns whether the pool is suspended, or on standby.
     pub(crate) fn is_suspended(&self) -> bool {
-        self.is_suspended
+        self.is_suspended || self.is_standby()
     }
 
     /// Starts workers again. Returns whether the pool was suspended.
@@ -259,7 +280,7 @@ impl Supervisor {
         let mut slots = self.slots.iter().take(self.desired.target);
         Some(if rolling.failed || fork_timed_out {
             ReloadPhase::Failed
-        } else if slots.all(|slot| slot.is_served_by(self.desired.generation)) {
+        } else if self.is_standby() || slots.all(|it| it.is_served_by(self.desired.generation)) {
             ReloadPhase::AllReady
         } else if rolling.canary_ready {
             ReloadPhase::Rolling

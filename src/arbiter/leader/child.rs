@@ -1,0 +1,62 @@
+//! The child that keeps the lease. It alone waits for the network.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+
+use super::etcd::Etcd;
+use super::lease::{ACKNOWLEDGE, LeaseConfig, RELEASE};
+use crate::leader::keeper::{Keeper, LeaseStore};
+use crate::os::{clock, poll};
+use crate::time::MonotonicTime;
+
+/// How many reports the master may leave unread. Then the lease is not renewed: a master that is
+/// stopped must not keep others from leading.
+const UNREAD_MAX: usize = 2;
+
+/// Keeps the lease until the master says that it ends.
+pub(super) fn keep(output: &mut File, input: &mut File, lease: &LeaseConfig) {
+    keep_in(&mut Etcd::new(lease), output, input, lease);
+}
+
+fn keep_in(store: &mut impl LeaseStore, output: &mut File, input: &mut File, lease: &LeaseConfig) {
+    let mut keeper = Keeper::new(lease.ttl);
+    let mut unread = 0;
+    loop {
+        let report = keeper.step(store, clock::boot_now);
+        if output.write_all(&report.encode()).is_err() {
+            return; // the master has exited
+        }
+        unread += 1;
+        let next_step = clock::now() + keeper.pause();
+        loop {
+            let deadline = (unread < UNREAD_MAX).then_some(next_step);
+            if deadline.is_some_and(|at| at <= clock::now()) {
+                break;
+            }
+            if !is_command(input, deadline) {
+                continue;
+            }
+            let mut commands = [0; 64];
+            match input.read(&mut commands) {
+                Ok(0) => return,
+                Ok(length) if commands[..length].contains(&RELEASE) => {
+                    let _ = keeper.release(store);
+                    return;
+                }
+                Ok(length) => {
+                    let read = commands[..length].iter().filter(|it| **it == ACKNOWLEDGE).count();
+                    unread = unread.saturating_sub(read);
+                }
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Waits for a command until then. Returns whether there is one.
+fn is_command(input: &File, deadline: Option<MonotonicTime>) -> bool {
+    poll::wait_readable(&[input.as_fd()], deadline).is_ok_and(|ready| ready == [true])
+}

@@ -1,0 +1,127 @@
+//! The lease in etcd, over the JSON gateway of version 3.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use ureq::Agent;
+
+use super::lease::LeaseConfig;
+use crate::leader::keeper::{Holder, LeaseId, LeaseStore, StoreError, request_timeout};
+
+/// The longest answer that is read, in bytes.
+const ANSWER_MAX: u64 = 64 << 10;
+
+/// The connection to a cluster. A request goes to the member that has answered the last one.
+pub(super) struct Etcd {
+    agent: Agent,
+    urls: Vec<String>,
+    at: usize,
+    key: String,
+    name: String,
+}
+
+impl Etcd {
+    pub(super) fn new(lease: &LeaseConfig) -> Self {
+        let config = Agent::config_builder()
+            .timeout_global(Some(request_timeout(lease.ttl)))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(None)
+            .build();
+        Self {
+            agent: config.into(),
+            urls: lease.urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect(),
+            at: 0,
+            key: STANDARD.encode(&lease.key),
+            name: STANDARD.encode(&lease.name),
+        }
+    }
+
+    fn post(&mut self, path: &str, body: &Value) -> Result<Value, StoreError> {
+        let url = &self.urls[self.at];
+        let answer = send(&self.agent, &format!("{url}/v3/{path}"), body)
+            .map_err(|reason| format!("{url}: {reason}"));
+        if answer.is_err() {
+            self.at = (self.at + 1) % self.urls.len();
+        }
+        answer
+    }
+}
+
+fn send(agent: &Agent, url: &str, body: &Value) -> Result<Value, String> {
+    let request = agent.post(url).content_type("application/json");
+    let mut answer = request.send(body.to_string()).map_err(|error| error.to_string())?;
+    let status = answer.status();
+    let text = answer.body_mut().with_config().limit(ANSWER_MAX).read_to_string();
+    let text = text.map_err(|error| error.to_string())?;
+    let value: Value = serde_json::from_str(&text).unwrap_or_default();
+    if !status.is_success() {
+        let reason = value["error"].as_str().or(value["message"].as_str()).unwrap_or_default();
+        return Err(format!("status {}: {reason}", status.as_u16()));
+    }
+    if value.is_object() { Ok(value) } else { Err("the answer is no JSON object".to_owned()) }
+}
+
+/// Reads a 64-bit number, which the gateway writes as a text.
+fn number(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_str()?.parse().ok())
+}
+
+/// Reads a time to live in seconds. The gateway leaves out a zero.
+fn life(answer: &Value) -> Duration {
+    let seconds = number(&answer["TTL"]).and_then(|it| u64::try_from(it).ok());
+    Duration::from_secs(seconds.unwrap_or_default())
+}
+
+/// Reads the first key and value of a range.
+fn read_holder(range: &Value) -> Result<Option<Holder>, StoreError> {
+    let Some(found) = range["kvs"].get(0) else { return Ok(None) };
+    let name = STANDARD.decode(found["value"].as_str().unwrap_or_default()).unwrap_or_default();
+    let name = String::from_utf8_lossy(&name).into_owned();
+    Ok(Some(Holder { name, lease: number(&found["lease"]).unwrap_or_default() }))
+}
+
+impl LeaseStore for Etcd {
+    fn grant(&mut self, ttl: Duration) -> Result<(LeaseId, Duration), StoreError> {
+        let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+        let answer = self.post("lease/grant", &json!({ "TTL": seconds.to_string(), "ID": "0" }))?;
+        match number(&answer["ID"]) {
+            Some(lease) if lease != 0 => Ok((lease, life(&answer))),
+            _ => Err("the answer has no lease".to_owned()),
+        }
+    }
+
+    fn keep_alive(&mut self, lease: LeaseId) -> Result<Duration, StoreError> {
+        let answer = self.post("lease/keepalive", &json!({ "ID": lease.to_string() }))?;
+        match &answer["result"] {
+            result if number(&result["ID"]) == Some(lease) => Ok(life(result)),
+            _ => Err("the answer is about another lease".to_owned()),
+        }
+    }
+
+    fn holder(&mut self) -> Result<Option<Holder>, StoreError> {
+        let answer = self.post("kv/range", &json!({ "key": self.key }))?;
+        read_holder(&answer)
+    }
+
+    fn acquire(&mut self, lease: LeaseId) -> Result<Holder, StoreError> {
+        let own = json!({ "key": self.key, "value": self.name, "lease": lease.to_string() });
+        let request = json!({
+            "compare": [{ "key": self.key, "target": "CREATE", "result": "EQUAL",
+                "create_revision": "0" }],
+            "success": [{ "request_put": own }, { "request_range": { "key": self.key } }],
+            "failure": [{ "request_range": { "key": self.key } }],
+        });
+        let answer = self.post("kv/txn", &request)?;
+        let ranges = answer["responses"].as_array().into_iter().flatten();
+        let range = ranges.filter_map(|it| it.get("response_range")).next_back();
+        let holder = range.map(read_holder).transpose()?.flatten();
+        holder.ok_or_else(|| "the answer has no holder".to_owned())
+    }
+
+    fn revoke(&mut self, lease: LeaseId) -> Result<(), StoreError> {
+        self.post("lease/revoke", &json!({ "ID": lease.to_string() })).map(drop)
+    }
+}

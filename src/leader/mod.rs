@@ -1,0 +1,19 @@
+//! Who leads: the holder of a lease in a store, one among many masters (pure).
+//!
+//! A child of the master has a [`Keeper`](keeper::Keeper): it asks the store and renews the lease. It
+//! reports to the master, whose [`Term`](term::Term) says what the led pools may do. All times are of
+//! the clock that also runs while the machine is suspended.
+
+#[cfg(any(test, feature = "leader"))]
+pub(crate) mod keeper;
+pub(crate) mod report;
+pub(crate) mod term;
+
+#[cfg(test)]
+mod tests;
+
+/// How long before the end of a term its workers begin to drain, as a share of `ttl`.
+const DRAIN_SHARE: u32 = 4;
+
+/// How long before the end of a term its workers are killed, as a share of `ttl`.
+const KILL_SHARE: u32 = 20;
