@@ -16,6 +16,7 @@ mod parts;
 mod pool;
 mod pools;
 mod pre_stop;
+mod readiness;
 mod reaper;
 mod reload;
 mod reload_barrier;
@@ -239,13 +240,10 @@ impl<'a> Arbiter<'a> {
             self.reaper.reap(pid, self.transitions.state.log());
             if is_worker {
                 self.on_worker_exit(pid, exit);
-            } else if self.transitions.upgrade.on_child_exit(
-                pid,
-                exit,
-                self.transitions.state.log(),
-            ) {
-                self.transitions.on_new_master_exit(pid);
-            } // any other child is an orphan that PID 1 has adopted, or plans a reload
+            } else {
+                // Beside a new master, an orphan that PID 1 has adopted, or one that plans a reload.
+                self.transitions.on_child_exit(pid, exit);
+            }
         }
     }
 
@@ -342,8 +340,10 @@ impl<'a> Arbiter<'a> {
         let Some(control) = &mut self.control else { return };
         let transitions = &self.transitions;
         let config = &mut self.config;
+        let unready_reason = || transitions.state.unready_reason();
         let collect = || transitions.snapshot(config.json(transitions), now);
-        control.serve(now, transitions.upgrade.is_sole_master(), transitions.state.log(), collect);
+        let is_sole_master = transitions.upgrade.is_sole_master();
+        control.serve(now, is_sole_master, transitions.state.log(), unready_reason, collect);
     }
 
     /// Sends to statsd what is new. If another master goes on after this one, it sends the gauges.

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 use super::leader::LeaderSnapshot;
 use super::operations::OperationCounts;
+pub(super) use super::readiness::MasterPhase;
+use super::readiness::{self, PoolReadiness};
 use crate::duration::as_millis;
 use crate::log::EventRing;
 use crate::scoreboard::{Histogram, WorkCounts, WorkTotals};
@@ -42,19 +44,6 @@ pub(super) struct Snapshot {
     pub(super) operation_counts: OperationCounts,
     /// The settings that are in use, as JSON.
     pub(super) config: Arc<[u8]>,
-}
-
-/// What the master is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum MasterPhase {
-    /// Its first workers are not all ready.
-    #[default]
-    Starting,
-    Running,
-    Reloading,
-    /// It will stop, and accepts clients until then.
-    PreStop,
-    Stopping,
 }
 
 /// One pool.
@@ -180,33 +169,9 @@ impl Snapshot {
         self.pools.iter().filter(|pool| !pool.has_program)
     }
 
-    /// Returns why the service is not ready; `None` if it is: every pool has a ready worker, and none
-    /// stops, is suspended or is in drain mode.
+    /// Returns why the service is not ready; `None` if it is.
     pub(super) fn unready_reason(&self) -> Option<String> {
-        if self.phase == MasterPhase::Starting {
-            return Some("starting".to_owned());
-        }
-        if self.phase == MasterPhase::Stopping {
-            return Some("stopping".to_owned());
-        }
-        if self.phase == MasterPhase::PreStop {
-            return Some("stopping soon, still accepting (pre_stop)".to_owned());
-        }
-        if !self.pools.is_empty() && self.pools.iter().all(|pool| pool.is_standby) {
-            return Some("standby: another master leads, or none".to_owned());
-        }
-        let reason_of = |pool: &PoolSnapshot| match pool {
-            _ if pool.is_standby => None,
-            _ if pool.is_suspended => Some("is suspended"),
-            _ if pool.ready == 0 => Some("has no ready worker"),
-            _ if pool.is_in_drain_mode => Some("is in drain mode"),
-            _ => None,
-        };
-        // A pool that a reload has removed only finishes its clients.
-        let pools = self.pools.iter().filter(|pool| !pool.is_stopping);
-        let mut reasons = pools.filter_map(|pool| Some((pool, reason_of(pool)?)));
-        let (pool, reason) = reasons.next()?;
-        Some(format!("pool {:?} {reason}", pool.name))
+        readiness::unready_reason(self.phase, self.pools.iter().map(PoolSnapshot::readiness))
     }
 
     /// Returns all of it as JSON, with a newline. Durations are in milliseconds.
@@ -255,19 +220,18 @@ fn push_with_list<T>(
     text.push_str("]}");
 }
 
-impl MasterPhase {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::Reloading => "reloading",
-            Self::PreStop => "pre_stop",
-            Self::Stopping => "stopping",
+impl PoolSnapshot {
+    fn readiness(&self) -> PoolReadiness<'_> {
+        PoolReadiness {
+            name: &self.name,
+            has_ready: self.ready > 0,
+            is_suspended: self.is_suspended,
+            is_standby: self.is_standby,
+            is_in_drain_mode: self.is_in_drain_mode,
+            is_stopping: self.is_stopping,
         }
     }
-}
 
-impl PoolSnapshot {
     /// Returns a number of units of work, clients or bytes; `None` if they are not counted.
     pub(super) fn if_counted<T>(&self, number: T) -> Option<T> {
         (!self.has_program).then_some(number)

@@ -13,6 +13,7 @@ use super::pool::Pool;
 use super::pool::processes::WorkerEnvironment;
 use super::pools::Pools;
 use super::pre_stop::PreStop;
+use super::readiness;
 use super::service_manager::ServiceNotifier;
 use super::snapshot::{MasterPhase, Snapshot};
 use crate::hooks::{HookResult, Hooks};
@@ -91,6 +92,11 @@ impl MasterState<'_> {
             leader: self.leader.as_ref().map(Leader::snapshot),
             ..Snapshot::default()
         }
+    }
+
+    /// Returns why the service is not ready; `None` if it is.
+    pub(super) fn unready_reason(&self) -> Option<String> {
+        readiness::unready_reason(self.phase(), self.pools.iter().map(Pool::readiness))
     }
 
     /// Runs a hook of the master.

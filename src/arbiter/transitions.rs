@@ -17,7 +17,7 @@ use super::snapshot::Snapshot;
 use super::state::MasterState;
 use super::upgrade::{Upgrade, UpgradePeer, UpgradePhase};
 use crate::duration::{as_millis, format_duration};
-use crate::os::process::Pid;
+use crate::os::process::{Exit, Pid};
 use crate::os::signal::Signal;
 use crate::os::{clock, foreground};
 use crate::time::MonotonicTime;
@@ -209,9 +209,16 @@ impl<'a> Transitions<'a> {
         self.reload.commit_or_roll_back(result, &mut self.state, is_sole_master);
     }
 
+    /// Handles the exit of a child that is no worker: the new master, or one that has nothing to say.
+    pub(super) fn on_child_exit(&mut self, pid: Pid, exit: Exit) {
+        if self.upgrade.on_child_exit(pid, exit, self.state.context.log.logger()) {
+            self.on_new_master_exit(pid);
+        }
+    }
+
     /// Goes on alone after the new master has exited. If that was ready and has died, a graceful stop
     /// is cancelled: no master would serve. A reload that the stop has cut off cannot be resumed.
-    pub(super) fn on_new_master_exit(&mut self, pid: Pid) {
+    fn on_new_master_exit(&mut self, pid: Pid) {
         let is_lost = self.upgrade.take_lost_successor() && self.reload.transaction().is_none();
         if is_lost && self.state.pools.cancel_stop() {
             self.upgrade.report_cancelled_stop(self.state.context.log.logger());

@@ -9,7 +9,7 @@ use super::failure::failure;
 use super::metrics::Format;
 use super::page;
 use super::places::WaitPlaces;
-use super::view::{SharedView, View};
+use super::view::{Shared, SharedReadiness, SharedView, View};
 use crate::arbiter::operations::SharedOperations;
 use crate::http::{Handler, Request, Response};
 use crate::log::EventRing;
@@ -27,6 +27,7 @@ pub(super) enum Endpoint {
 pub(super) struct Api {
     pub(super) endpoint: Endpoint,
     pub(super) view: SharedView,
+    pub(super) readiness: SharedReadiness,
     pub(super) operations: SharedOperations,
     /// The last records of the log, once the master has one.
     pub(super) events: Arc<OnceLock<Arc<EventRing>>>,
@@ -68,6 +69,8 @@ pub(super) enum Audience {
 pub(super) enum Answer {
     /// GET and HEAD, from a view of the master.
     Show(fn(&View, Format) -> Response),
+    /// GET and HEAD, from the readiness, which costs less than a view.
+    Readiness,
     /// GET and HEAD, from what needs no view.
     Read(fn(&Api, &Request<'_>) -> Response),
     /// POST.
@@ -80,7 +83,13 @@ pub(super) const WAIT: &str = "wait";
 pub(super) const ROUTES: &[Route] = &[
     show("/", Audience::KnownHost, &[200, 403], |view, _| page::response(view.page())),
     read("/healthz", Audience::Anyone, &[200, 403], |_, _| Response::text("ok\n")),
-    show("/readyz", Audience::Anyone, &[200, 403, 503], |view, _| readiness(view)),
+    Route {
+        path: "/readyz",
+        audience: Audience::Anyone,
+        parameters: &[],
+        statuses: &[200, 403, 503],
+        answer: Answer::Readiness,
+    },
     show("/metrics", Audience::Anyone, &[200, 403], |view, format| {
         Response::new(200, view.metrics(format))
             .header("Content-Type", format.content_type())
@@ -202,14 +211,9 @@ impl Api {
         match route.answer {
             Answer::Show(answer) => {
                 let format = Format::accepted_by(request.header("Accept").unwrap_or_default());
-                match self.view.current() {
-                    Ok(view) => answer(&view, format),
-                    Err(number) => {
-                        let views = self.view.clone();
-                        Response::later(move || Some(answer(&*views.since(number)?, format)))
-                    }
-                }
+                once_collected(&self.view, move |view| answer(view, format))
             }
+            Answer::Readiness => once_collected(&self.readiness, readiness),
             Answer::Read(answer) => answer(self, request),
             Answer::Command(parse) => {
                 let by = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -266,10 +270,24 @@ impl Route {
     }
 }
 
-fn readiness(view: &View) -> Response {
-    match view.snapshot.unready_reason() {
+/// Answers from the value of this turn, once the loop has collected it.
+fn once_collected<T: Send + Sync + 'static>(
+    shared: &Shared<T>,
+    answer: impl Fn(&T) -> Response + Send + 'static,
+) -> Response {
+    match shared.current() {
+        Ok(value) => answer(&value),
+        Err(number) => {
+            let shared = shared.clone();
+            Response::later(move || Some(answer(&*shared.since(number)?)))
+        }
+    }
+}
+
+fn readiness(unready_reason: &Option<String>) -> Response {
+    match unready_reason {
         None => Response::text("ready\n"),
-        Some(reason) => plain(503, &reason),
+        Some(reason) => plain(503, reason),
     }
 }
 

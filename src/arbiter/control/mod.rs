@@ -146,14 +146,15 @@ impl<'a> ControlServer<'a> {
         clients.chain(self.addresses.retry_at()).chain(statsd).min()
     }
 
-    /// Serves the clients that are ready, without waiting and for a bounded time. Calls `collect` at most
-    /// once, and only if a client has asked for what it returns. If this is the only master, binds what
-    /// another one had before.
+    /// Serves the clients that are ready, without waiting and for a bounded time. Calls `unready_reason` and
+    /// `collect` at most once, and only if a client has asked for what they return. If this is the only
+    /// master, binds what another one had before.
     pub(super) fn serve(
         &mut self,
         now: MonotonicTime,
         is_sole_master: bool,
         log: &Logger,
+        unready_reason: impl FnOnce() -> Option<String>,
         collect: impl FnOnce() -> Snapshot,
     ) {
         self.usage.read(now);
@@ -164,6 +165,7 @@ impl<'a> ControlServer<'a> {
         let (mut turn, cpu) = (Turn::begin(clock::now()), clock::thread_cpu_time());
         self.close_overdue(&mut turn, now);
         self.service.view.begin_turn();
+        self.service.readiness.begin_turn();
         let mut collect = Some(collect);
         let is_statsd_due = self.statsd.as_mut().is_some_and(|it| it.begin_turn(now, log));
         // A turn without time for a snapshot is followed by one that begins with it, and that by one that
@@ -174,6 +176,11 @@ impl<'a> ControlServer<'a> {
             self.wake_waiting(&mut turn, now);
         }
         self.take_events(&mut turn, log, now);
+        // Before the snapshot, which the same client may ask for next.
+        if self.service.readiness.is_wanted() {
+            self.service.readiness.set(unready_reason());
+            self.wake_waiting(&mut turn, now);
+        }
         if self.service.view.is_wanted() && !turn.is_over() {
             collect.take().into_iter().for_each(|collect| self.collect(collect, &mut turn, now));
         }
@@ -193,7 +200,8 @@ impl<'a> ControlServer<'a> {
             statsd.send(&snapshot, now);
         }
         self.usage.update(&mut snapshot, now);
-        self.service.view.set(snapshot);
+        self.service.readiness.set(snapshot.unready_reason());
+        self.service.view.set_snapshot(snapshot);
     }
 
     /// Handles descriptors that are ready. They are taken one by one: the kernel puts each behind the

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use super::api::{Api, Endpoint};
 use super::places::WaitPlaces;
-use super::view::SharedView;
+use super::view::{SharedReadiness, SharedView};
 use crate::address::Address;
 use crate::app::Limits;
 use crate::arbiter::operations::SharedOperations;
@@ -24,6 +24,7 @@ pub(crate) struct ControlService {
     control: Http<Api>,
     metrics: Http<Api>,
     pub(super) view: SharedView,
+    pub(super) readiness: SharedReadiness,
     pub(super) operations: SharedOperations,
     pub(super) events: Arc<OnceLock<Arc<EventRing>>>,
     /// Which client of `control_socket` is served now.
@@ -40,6 +41,7 @@ impl ControlService {
         let metrics = settings.metrics_bind.clone();
         let addresses = addresses.chain(metrics.map(|address| (Endpoint::Metrics, address)));
         let view = SharedView::default();
+        let readiness = SharedReadiness::default();
         let events = Arc::<OnceLock<Arc<EventRing>>>::default();
         let operations = SharedOperations::default();
         let client = Arc::<Mutex<String>>::default();
@@ -54,6 +56,7 @@ impl ControlService {
             let api = Api {
                 endpoint,
                 view: view.clone(),
+                readiness: readiness.clone(),
                 operations: operations.clone(),
                 events: Arc::clone(&events),
                 places: WaitPlaces::default(),
@@ -68,6 +71,7 @@ impl ControlService {
             control: service(Endpoint::Control),
             metrics: service(Endpoint::Metrics),
             view,
+            readiness,
             operations,
             events,
             client,

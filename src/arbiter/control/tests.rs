@@ -13,7 +13,7 @@ use super::api::{self, Answer, Api, Endpoint, ROUTES};
 use super::metrics::Format;
 use super::page;
 use super::places::WaitPlaces;
-use super::view::SharedView;
+use super::view::{SharedReadiness, SharedView};
 use super::{ControlServer, ControlService};
 use crate::app::{ClientInfo, Limits, Service, WorkReporter};
 use crate::arbiter::operations::{Asked, SharedOperations};
@@ -67,10 +67,13 @@ fn snapshot(label: &str) -> Snapshot {
 /// Returns the service of an endpoint.
 fn service(endpoint: Endpoint, snapshot: Snapshot) -> Http<Api> {
     let view = SharedView::default();
-    view.set(snapshot);
+    let readiness = SharedReadiness::default();
+    readiness.set(snapshot.unready_reason());
+    view.set_snapshot(snapshot);
     let api = Api {
         endpoint,
         view,
+        readiness,
         operations: SharedOperations::default(),
         events: Arc::new(OnceLock::new()),
         places: WaitPlaces::default(),
@@ -176,7 +179,7 @@ fn addresses_are_bound_once_there_is_no_other_master() {
     let log = slog::Logger::root(slog::Discard, slog::o!());
     let now = MonotonicTime::default();
     let mut serve = |at, is_sole| {
-        server.serve(at, is_sole, &log, Snapshot::default);
+        server.serve(at, is_sole, &log, || None, Snapshot::default);
         server.wake_sources(at).deadline
     };
     // The master that has the addresses is awaited, not polled.
@@ -205,10 +208,16 @@ fn serve_many_workers(test: impl FnOnce(&std::path::Path, &mut dyn FnMut() -> us
     // Returns how many snapshots were collected.
     test(&path, &mut || {
         let now = clock::now().max(server.budget.pause_end());
-        server.serve(now, true, &log, || {
-            collected += 1;
-            shown.clone()
-        });
+        server.serve(
+            now,
+            true,
+            &log,
+            || Some("probed".to_owned()),
+            || {
+                collected += 1;
+                shown.clone()
+            },
+        );
         collected
     });
 }
@@ -246,14 +255,16 @@ fn one_snapshot_suffices_for_an_answer_of_many_turns() {
         let status: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(status["pools"][0]["workers"].as_array().unwrap().len(), 8000);
         // What needs no snapshot causes none, and the next request that needs one gets a new one.
-        let (mut client, mut received) =
-            (connect(path, "GET /healthz HTTP/1.0\r\n\r\n"), Vec::new());
-        while read_all(&mut client, &mut received) {
-            assert_eq!(serve(), 1);
+        for (path_asked, answer) in [("/healthz", "ok\n"), ("/readyz", "probed\n")] {
+            let request = format!("GET {path_asked} HTTP/1.0\r\n\r\n");
+            let (mut client, mut received) = (connect(path, &request), Vec::new());
+            while read_all(&mut client, &mut received) {
+                assert_eq!(serve(), 1);
+            }
+            assert!(String::from_utf8(received).unwrap().ends_with(&format!("\r\n\r\n{answer}")));
         }
-        assert!(received.ends_with(b"\r\n\r\nok\n"));
         let (mut client, mut received) =
-            (connect(path, "GET /readyz HTTP/1.0\r\n\r\n"), Vec::new());
+            (connect(path, "GET /metrics HTTP/1.0\r\n\r\n"), Vec::new());
         while read_all(&mut client, &mut received) {
             serve();
         }

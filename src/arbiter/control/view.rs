@@ -87,68 +87,91 @@ impl AsRef<[u8]> for SharedText {
     }
 }
 
-/// The view that the handlers of both endpoints share. A snapshot of thousands of workers is dear, so
-/// the loop collects one only once a request has asked for it, and at most one a turn.
-#[derive(Clone, Default)]
-pub(super) struct SharedView(Arc<Mutex<Slot>>);
+/// What the handlers of both endpoints share. What requests see may be dear, such as a snapshot of thousands
+/// of workers, so the loop collects it only once a request has asked for it, and at most once a turn.
+pub(super) struct Shared<T>(Arc<Mutex<Slot<T>>>);
+
+/// Why the service is not ready; `None` if it is.
+pub(super) type SharedReadiness = Shared<Option<String>>;
+
+pub(super) type SharedView = Shared<View>;
 
 #[derive(Default)]
-struct Slot {
-    view: Arc<View>,
-    /// How many views there have been.
+struct Slot<T> {
+    value: Arc<T>,
+    /// How many values there have been.
     number: u64,
-    /// Whether the view is one of this turn.
+    /// Whether the value is one of this turn.
     is_fresh: bool,
-    /// Whether a request waits for the next view.
+    /// Whether a request waits for the next value.
     is_wanted: bool,
 }
 
-impl SharedView {
-    fn lock(&self) -> MutexGuard<'_, Slot> {
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T: Default> Default for Shared<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, Slot<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the view an old one: what comes now must not see it.
+    /// Makes the value an old one: what comes now must not see it.
     pub(super) fn begin_turn(&self) {
         self.lock().is_fresh = false;
     }
 
-    /// Returns the view of this turn.
+    /// Returns the value of this turn.
     ///
     /// # Errors
-    /// There is none yet. The number is that of the next view, for [`since`](Self::since).
-    pub(super) fn current(&self) -> Result<Arc<View>, u64> {
+    /// There is none yet. The number is that of the next value, for [`since`](Self::since).
+    pub(super) fn current(&self) -> Result<Arc<T>, u64> {
         let mut slot = self.lock();
         if slot.is_fresh {
-            return Ok(Arc::clone(&slot.view));
+            return Ok(Arc::clone(&slot.value));
         }
         slot.is_wanted = true;
         Err(slot.number + 1)
     }
 
-    /// Returns the last view, if it is the one of this number or a newer one.
-    pub(super) fn since(&self, number: u64) -> Option<Arc<View>> {
+    /// Returns the last value, if it is the one of this number or a newer one.
+    pub(super) fn since(&self, number: u64) -> Option<Arc<T>> {
         let slot = self.lock();
-        (slot.number >= number).then(|| Arc::clone(&slot.view))
+        (slot.number >= number).then(|| Arc::clone(&slot.value))
     }
 
-    /// Returns whether a request waits for the next view.
+    /// Returns whether a request waits for the next value.
     pub(super) fn is_wanted(&self) -> bool {
         self.lock().is_wanted
     }
 
-    /// Sets the view of this turn.
-    pub(super) fn set(&self, snapshot: Snapshot) {
+    /// Sets the value of this turn.
+    pub(super) fn set(&self, value: T) {
         let mut slot = self.lock();
-        let kept = slot.view.kept.clone();
-        slot.view = Arc::new(View { snapshot, kept, ..View::default() });
+        slot.value = Arc::new(value);
         slot.number += 1;
         (slot.is_fresh, slot.is_wanted) = (true, false);
+    }
+}
+
+impl SharedView {
+    /// Sets the view of this turn.
+    pub(super) fn set_snapshot(&self, snapshot: Snapshot) {
+        let kept = self.lock().value.kept.clone();
+        self.set(View { snapshot, kept, ..View::default() });
     }
 
     /// Returns how many bytes the answers of all views have that are kept.
     pub(super) fn kept_bytes(&self) -> usize {
-        self.lock().view.kept.0.load(Ordering::Relaxed)
+        self.lock().value.kept.0.load(Ordering::Relaxed)
     }
 }
 
@@ -161,7 +184,7 @@ mod tests {
         let views = SharedView::default();
         let first = views.current().err().unwrap();
         assert!(views.is_wanted() && views.since(first).is_none());
-        views.set(Snapshot { pid: 1, ..Snapshot::default() });
+        views.set_snapshot(Snapshot { pid: 1, ..Snapshot::default() });
         assert_eq!(views.current().ok().unwrap().snapshot.pid, 1);
         assert!(!views.is_wanted());
         views.begin_turn();
@@ -174,13 +197,13 @@ mod tests {
     #[test]
     fn kept_bytes_are_those_of_answers_that_are_held() {
         let views = SharedView::default();
-        views.set(Snapshot::default());
+        views.set_snapshot(Snapshot::default());
         let slow = views.current().ok().unwrap().metrics(Format::Text);
         let length = views.kept_bytes();
         assert!(length > 1000, "{length}");
         drop(views.current().ok().unwrap().metrics(Format::Text));
         assert_eq!(views.kept_bytes(), length, "it is rendered once");
-        views.set(Snapshot::default());
+        views.set_snapshot(Snapshot::default());
         drop(views.current().ok().unwrap().metrics(Format::Text));
         assert_eq!(views.kept_bytes(), 2 * length);
         drop(slow);

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::Pool;
+use crate::arbiter::readiness::PoolReadiness;
 use crate::arbiter::snapshot::{
     ListenerSnapshot, PoolSnapshot, PoolTotals, ProcessUsage, UnitSnapshot, WorkerSnapshot,
 };
@@ -12,6 +13,22 @@ use crate::scoreboard::{COUNT_MAX, WorkTotals};
 use crate::time::MonotonicTime;
 
 impl Pool<'_> {
+    /// Returns what decides whether it is ready, without a look at any worker's memory.
+    pub(in crate::arbiter) fn readiness(&self) -> PoolReadiness<'_> {
+        PoolReadiness {
+            name: &self.generation.spec.name,
+            has_ready: self.supervisor.ready_workers().next().is_some(),
+            is_suspended: self.supervisor.is_suspended(),
+            is_standby: self.supervisor.is_standby(),
+            is_in_drain_mode: self.is_in_drain_mode,
+            is_stopping: self.is_stopping(),
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.supervisor.stopping().is_some() || self.is_retired
+    }
+
     /// Returns what is shown of it now.
     pub(in crate::arbiter) fn snapshot(&self, now: MonotonicTime) -> PoolSnapshot {
         let spec = &self.generation.spec;
@@ -33,7 +50,7 @@ impl Pool<'_> {
             is_in_drain_mode: self.is_in_drain_mode,
             is_suspended: self.supervisor.is_suspended() && !self.supervisor.is_standby(),
             is_standby: self.supervisor.is_standby(),
-            is_stopping: self.supervisor.stopping().is_some() || self.is_retired,
+            is_stopping: self.is_stopping(),
             totals: self.exits.totals(work),
             earlier_totals: self.exits.earlier().clone(),
             workers,

@@ -260,7 +260,7 @@ fn openapi_document_equals_the_routes() {
     for route in ROUTES {
         let path = &document["paths"][route.path];
         let method = match route.answer {
-            Answer::Read(_) | Answer::Show(_) => "get",
+            Answer::Read(_) | Answer::Readiness | Answer::Show(_) => "get",
             Answer::Command(_) => "post",
         };
         assert_eq!(
