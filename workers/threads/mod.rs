@@ -43,11 +43,9 @@ const STALL: Duration = Duration::from_millis(1);
 /// The same while the pool is *calm*: the last checks have all seen progress. A check is a context switch,
 /// which costs as much as a short request.
 const CALM_STALL: Duration = Duration::from_millis(4);
-/// How long a task must take, on average, for a wake-up to cost little beside it. Short tasks take long too
-/// while they wait for a CPU, but not as long.
-const LONG_TASK: Duration = Duration::from_millis(1);
-/// After how many checks in a row that have seen such tasks they are expected.
-const LONG_CHECKS: u32 = 4;
+/// How many checks the time that a task takes is the least of. Short tasks take long too while they wait
+/// for a CPU, but not for as many checks.
+const TASK_TIMES: usize = 4;
 /// After how many such checks in a row the pool is calm.
 const CALM_CHECKS: u32 = 16;
 
@@ -96,7 +94,7 @@ impl WorkerClass for ThreadsClass {
                 timers,
                 progress: None,
                 calm_checks: 0,
-                long_checks: 0,
+                task_times: [STALL.as_nanos() / 4; TASK_TIMES],
                 draining: false,
             };
             main.run()
@@ -114,8 +112,8 @@ struct MainThread<'s, 'a> {
     progress: Option<Progress>,
     /// How many checks in a row have seen progress.
     calm_checks: u32,
-    /// How many checks in a row have seen long tasks.
-    long_checks: u32,
+    /// How many nanoseconds a task has taken on average before the last checks.
+    task_times: [u128; TASK_TIMES],
     draining: bool,
 }
 
@@ -212,10 +210,11 @@ impl MainThread<'_, '_> {
         if now.duration_since(earlier.at) < self.stall() {
             return;
         }
-        let thread_time = now.duration_since(earlier.at) * count(self.shared.running());
-        let is_long = thread_time > LONG_TASK * count(taken.wrapping_sub(earlier.taken));
-        self.long_checks = if is_long { self.long_checks.saturating_add(1) } else { 0 };
-        self.shared.set_tasks_are_long(self.long_checks >= LONG_CHECKS);
+        let thread_time = now.duration_since(earlier.at).as_nanos() * self.shared.running() as u128;
+        self.task_times.rotate_right(1);
+        self.task_times[0] = thread_time / taken.wrapping_sub(earlier.taken).max(1) as u128;
+        let task_time = self.task_times.iter().min().map_or(1, |time| (*time).max(1));
+        self.shared.set_tasks_per_thread((STALL.as_nanos() / task_time) as usize);
         self.calm_checks = self.calm_checks.saturating_add(1);
         if taken == earlier.taken {
             self.calm_checks = 0;
@@ -262,10 +261,6 @@ impl MainThread<'_, '_> {
         let shortest = shortest.unwrap_or(Duration::MAX).min(Duration::from_secs(60));
         self.ctx.lifecycle().now().saturating_add(shortest)
     }
-}
-
-fn count(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// Serves clients in a pool thread until the pool closes.

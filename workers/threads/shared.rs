@@ -5,8 +5,9 @@
 //! parked clients, queues those that can continue, and serves the first itself, without waking another
 //! thread. No thread polls meanwhile. So the main thread *monitors* the pool from then on: if no task is
 //! taken for 1 ms, or 4 ms if it was calm, the threads awake may be blocked, and it wakes another, which
-//! becomes the leader. It also notices when tasks take long: then each thread that takes one wakes
-//! another, so that there is always a leader while a thread is free.
+//! becomes the leader. It also measures how long tasks take: another thread is woken if those
+//! awake could not take the waiting tasks within 1 ms. If a task takes longer, each thread that takes one
+//! wakes another, so that there is always a leader while a thread is free.
 //! While all threads are blocked, the worker accepts no client, and the kernel offers new clients to
 //! other workers.
 
@@ -26,9 +27,11 @@ use super::client_entry::ClientEntry;
 use super::lock::lock;
 use super::poller::{ClientPool, PollMode, Poller, PollerHandle};
 
-/// How many tasks per thread that is awake may wait before another is woken. A wake-up costs more than
-/// a short task, and most tasks are short.
+/// How many tasks per thread that is awake may wait before another is woken, until the time that a task
+/// takes is known. A wake-up costs more than a short task, and most tasks are short.
 const TASKS_PER_THREAD: usize = 4;
+/// How many those are at most.
+const TASKS_PER_THREAD_MAX: usize = 64;
 /// How many tasks are taken before a thread polls in between, although more tasks wait.
 const TASKS_BETWEEN_POLLS: usize = 64;
 
@@ -75,8 +78,9 @@ pub(super) struct Shared<'a> {
     threads: usize,
     /// Whether the main thread monitors the pool.
     monitored: AtomicBool,
-    /// Whether tasks take long, so that a wake-up costs little beside one.
-    tasks_are_long: AtomicBool,
+    /// How many tasks per thread that is awake may wait. None if tasks take long: then a wake-up costs
+    /// little beside one.
+    tasks_per_thread: AtomicUsize,
     /// Whether the pool threads must end.
     closed: AtomicBool,
     /// Why polling has failed.
@@ -122,7 +126,7 @@ impl<'a> Shared<'a> {
             idle: Mutex::default(),
             threads: ctx.settings().threads,
             monitored: AtomicBool::new(false),
-            tasks_are_long: AtomicBool::new(false),
+            tasks_per_thread: AtomicUsize::new(TASKS_PER_THREAD),
             closed: AtomicBool::new(false),
             poll_error: Mutex::default(),
             main_waker,
@@ -184,9 +188,13 @@ impl<'a> Shared<'a> {
         self.threads.saturating_sub(idle + usize::from(self.is_polling()))
     }
 
-    /// Sets whether tasks take long.
-    pub(super) fn set_tasks_are_long(&self, are_long: bool) {
-        self.tasks_are_long.store(are_long, Ordering::Relaxed);
+    /// Sets how many tasks a thread runs within the time that tasks may wait.
+    pub(super) fn set_tasks_per_thread(&self, tasks: usize) {
+        self.tasks_per_thread.store(tasks.min(TASKS_PER_THREAD_MAX), Ordering::Relaxed);
+    }
+
+    fn tasks_per_thread(&self) -> usize {
+        self.tasks_per_thread.load(Ordering::Relaxed)
     }
 
     /// Returns how many tasks wait.
@@ -245,7 +253,7 @@ impl<'a> Shared<'a> {
             }
             if let Ok(task) = self.queue.1.try_recv() {
                 self.taken.fetch_add(1, Ordering::Relaxed);
-                if self.tasks_are_long.load(Ordering::Relaxed) && !self.is_polling() {
+                if self.tasks_per_thread() == 0 && !self.is_polling() {
                     self.wake_idle(1); // it takes the next task, or becomes the leader
                 }
                 return Some(task);
@@ -345,7 +353,7 @@ impl<'a> Shared<'a> {
         let mut idle = lock(&self.idle);
         let is_polling = self.is_polling();
         let awake = self.threads.saturating_sub(idle.len() + usize::from(is_polling));
-        if self.waiting() <= awake * TASKS_PER_THREAD {
+        if self.waiting() <= awake * self.tasks_per_thread() {
             return;
         }
         if let Some(thread) = idle.pop() {
