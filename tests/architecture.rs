@@ -116,7 +116,7 @@ const DEPENDENCY_MODULES: [(&str, &[&str]); 24] = [
     ("tracing_core::", &["workers/tokio/events.rs"]),
     ("croner::", &["src/job/cron.rs"]),
     ("chrono::", &["src/job/"]),
-    ("ureq::", &["src/arbiter/leader/etcd.rs"]),
+    ("ureq::", &["src/arbiter/leader/http_client.rs"]),
     ("base64::", &["src/arbiter/leader/etcd.rs"]),
 ];
 

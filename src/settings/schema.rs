@@ -582,7 +582,7 @@ define_settings! {
             scope master, fixed always;
     }
     "Leader" {
-        /// URL of an etcd member, such as http://10.0.0.1:2379. May be repeated. With it, the pools run
+        /// URL of an etcd member, such as https://10.0.0.1:2379. May be repeated. With it, the pools run
         /// only in the one master that holds leader_key. Requires a build with the feature leader.
         leader_etcd: Vec<String> = Vec::new(), ListOf { item: WordValue, accepts_none: true }, "URL",
             scope master, fixed always;
@@ -592,6 +592,24 @@ define_settings! {
 
         /// Time after which another master can lead if this one no longer renews its lease; at least 2 s.
         leader_ttl: Duration = secs(10), Single(DurationValue { min: secs(2) }), "DUR",
+            scope master, fixed always;
+
+        /// PEM file with the authorities that certify the store. https:// requires it.
+        leader_ca_file: Option<PathBuf> = None, OptionalOf(FILE), "FILE", scope master, fixed always;
+
+        /// PEM file with the certificate by which the master proves its identity to the store.
+        leader_client_cert: Option<PathBuf> = None, OptionalOf(FILE), "FILE",
+            scope master, fixed always;
+
+        /// PEM file with the key of leader_client_cert.
+        leader_client_key: Option<PathBuf> = None, OptionalOf(FILE), "FILE",
+            scope master, fixed always;
+
+        /// Name by which the master logs in to the store.
+        leader_user: Option<String> = None, OptionalOf(NameValue), "NAME", scope master, fixed always;
+
+        /// File with the password of leader_user.
+        leader_password_file: Option<PathBuf> = None, OptionalOf(FILE), "FILE",
             scope master, fixed always;
 
         /// With leader_etcd: run this pool only while the master leads.

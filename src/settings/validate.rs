@@ -109,11 +109,39 @@ fn validate_leader(settings: &Settings) -> Result<(), SettingsError> {
             format!("a changed program is not upgraded to ({source}): set reload to false"),
         );
     }
-    let is_http = |url: &&String| url.starts_with("http://") && url.len() > "http://".len();
-    match settings.leader_etcd.iter().find(|url| !is_http(url)) {
-        Some(url) => conflict("leader_etcd", format!("{url:?} is no URL such as http://HOST:2379")),
-        None => Ok(()),
+    for (key, other_key, agrees) in [
+        (
+            "leader_client_cert",
+            "leader_client_key",
+            settings.leader_client_cert.is_some() == settings.leader_client_key.is_some(),
+        ),
+        (
+            "leader_user",
+            "leader_password_file",
+            settings.leader_user.is_some() == settings.leader_password_file.is_some(),
+        ),
+    ] {
+        if !agrees {
+            return conflict(key, format!("needs {other_key}, and that needs {key}: set both"));
+        }
     }
+    for url in &settings.leader_etcd {
+        let host = url.strip_prefix("http://").or(url.strip_prefix("https://"));
+        if host.is_none_or(str::is_empty) {
+            let reason = format!("{url:?} is no URL such as https://HOST:2379");
+            return conflict("leader_etcd", reason);
+        }
+        if url.starts_with("https://") && settings.leader_ca_file.is_none() {
+            let reason = format!("{url:?} is certified by an authority: set leader_ca_file");
+            return conflict("leader_etcd", reason);
+        }
+        let has_secrets = settings.leader_user.is_some() || settings.leader_client_cert.is_some();
+        if url.starts_with("http://") && has_secrets {
+            let reason = format!("a login over {url:?} can be read on the way: use https://");
+            return conflict("leader_etcd", reason);
+        }
+    }
+    Ok(())
 }
 
 /// Checks the paths of all options against the file system, without changing anything.

@@ -4,9 +4,7 @@
 //! shows two at once, or a hand-over.
 
 use std::fs;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -15,109 +13,54 @@ use tempfile::TempDir;
 
 use crate::control::Controlled;
 use crate::ctl;
-use crate::launch::{Launch, free_port};
+use crate::etcd::Etcd;
+use crate::launch::Launch;
 use crate::log_capture::Record;
 use crate::proc::wait_until;
 use crate::support::{DEADLINE, Server};
 
-const TTL: Duration = Duration::from_secs(2);
-
-/// An etcd of one member. Dropping it kills it.
-struct Etcd {
-    process: Child,
-    url: String,
-    client_port: u16,
-    peer_port: u16,
-    dir: TempDir,
-}
-
-impl Etcd {
-    /// Starts it; `None` if it is not installed, which is printed.
-    fn start() -> Option<Self> {
-        let (client_port, peer_port) = (free_port(), free_port());
-        let dir = tempfile::tempdir().unwrap();
-        let process = match spawn_etcd(dir.path(), client_port, peer_port) {
-            Ok(process) => process,
-            Err(error) => {
-                eprintln!("skipped: etcd: {error}");
-                return None;
-            }
-        };
-        let url = format!("http://127.0.0.1:{client_port}");
-        let etcd = Self { process, url, client_port, peer_port, dir };
-        etcd.wait_ready();
-        Some(etcd)
-    }
-
-    fn wait_ready(&self) {
-        let address = ("127.0.0.1", self.client_port).to_socket_addrs().unwrap().next().unwrap();
-        wait_until("etcd listens", || TcpStream::connect(address).is_ok());
-    }
-
-    fn stop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.process = spawn_etcd(self.dir.path(), self.client_port, self.peer_port).unwrap();
-        self.wait_ready();
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn spawn_etcd(dir: &Path, client_port: u16, peer_port: u16) -> std::io::Result<Child> {
-    let (client, peer) =
-        (format!("http://127.0.0.1:{client_port}"), format!("http://127.0.0.1:{peer_port}"));
-    let cluster = format!("default={peer}");
-    Command::new("etcd")
-        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-        .args(["--initial-cluster", &cluster, "--data-dir"])
-        .arg(dir)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-}
+pub(crate) const TTL: Duration = Duration::from_secs(2);
 
 /// A group of masters with one journal.
-struct Group {
-    etcd: Etcd,
+pub(crate) struct Group {
+    pub(crate) etcd: Etcd,
     journal: PathBuf,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Group {
     fn start() -> Option<Self> {
-        let etcd = Etcd::start()?;
+        Self::of(1)
+    }
+
+    /// Starts an etcd of so many members.
+    pub(crate) fn of(members: usize) -> Option<Self> {
+        let etcd = Etcd::start(members)?;
         let dir = tempfile::tempdir().unwrap();
         let journal = dir.path().join("journal");
         fs::write(&journal, "").unwrap();
-        Some(Self { etcd, journal, _dir: dir })
+        Some(Self { etcd, journal, dir })
     }
 
-    /// Starts a master whose program appends the time since the boot and `name` to the journal.
-    fn master(&self, name: &str) -> Server {
-        self.launch(name).start()
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
-    fn launch(&self, name: &str) -> Launch {
+    pub(crate) fn master(&self, name: &str) -> Server {
+        self.launch(name, &self.etcd.urls()).start()
+    }
+
+    /// A master whose program appends the time since the boot and `name` to the journal.
+    pub(crate) fn launch(&self, name: &str, urls: &[String]) -> Launch {
         let script = format!(
             "while :; do read up idle < /proc/uptime; echo $up {name} >> {}; sleep 0.02; done",
             self.journal.display()
         );
-        Launch::new(&["-k", "exec", "--ready-after", "10ms", "--graceful-timeout", "30s"])
-            .unbound()
-            .arg("--bind")
-            .arg("none")
-            .arg("--leader-etcd")
-            .arg(&self.etcd.url)
+        let flags = ["-k", "exec", "--ready-after", "10ms", "--graceful-timeout", "30s"];
+        let launch = Launch::new(&flags).unbound().arg("--bind").arg("none");
+        let with_url = |launch: Launch, url: &String| launch.arg("--leader-etcd").arg(url);
+        urls.iter()
+            .fold(launch, with_url)
             .arg("--leader-key")
             .arg("ostler-test")
             .arg("--leader-ttl")
@@ -126,7 +69,7 @@ impl Group {
     }
 
     /// Returns the times and names in the journal.
-    fn entries(&self) -> Vec<(f64, String)> {
+    pub(crate) fn entries(&self) -> Vec<(f64, String)> {
         let text = fs::read_to_string(&self.journal).unwrap();
         let lines = text.lines().filter_map(|line| line.split_once(' '));
         lines.filter_map(|(up, name)| Some((up.parse().ok()?, name.to_owned()))).collect()
@@ -134,7 +77,7 @@ impl Group {
 
     /// Waits until the last entry is by `name`.
     #[track_caller]
-    fn wait_runs(&self, name: &str) {
+    pub(crate) fn wait_runs(&self, name: &str) {
         let began = Instant::now();
         while self.entries().last().is_none_or(|(_, last)| last != name) {
             assert!(began.elapsed() < DEADLINE, "{name} never runs: {:?}", self.names());
@@ -157,13 +100,13 @@ impl Group {
     }
 
     #[track_caller]
-    fn expect_names(&self, names: &[&str]) {
+    pub(crate) fn expect_names(&self, names: &[&str]) {
         assert_eq!(self.names(), names);
         eprintln!("gaps between leaders in s: {:.2?}", self.gaps());
     }
 }
 
-fn is(message: &str) -> impl Fn(&Record) -> bool {
+pub(crate) fn is(message: &str) -> impl Fn(&Record) -> bool {
     move |record| record.message() == message
 }
 
@@ -244,14 +187,14 @@ fn master_without_a_store_stops_and_leads_again() {
     let first = group.master("a");
     group.wait_runs("a");
     let mark = first.mark();
-    group.etcd.stop();
+    group.etcd.stop(0);
     first.wait_for_new_record(mark, "the store is away", is("lease store not available"));
     first.wait_for_new_record(mark, "it does not lead", is("standby"));
     let entries = group.entries().len();
     std::thread::sleep(TTL);
     assert_eq!(group.entries().len(), entries, "nothing runs");
     let mark = first.mark();
-    group.etcd.restart();
+    group.etcd.restart(0);
     first.wait_for_new_record(mark, "it leads again", is("leading"));
     wait_until("it runs again", || group.entries().len() > entries);
 }
@@ -313,7 +256,7 @@ fn upgrade_of_a_member_is_rejected() {
 #[test]
 fn status_says_which_master_leads_and_for_how_long() {
     let Some(group) = Group::start() else { return };
-    let first = Controlled::of(group.launch("a"));
+    let first = Controlled::of(group.launch("a", &group.etcd.urls()));
     group.wait_runs("a");
     let shown = first.status()["leader"].clone();
     let left = shown["ends_in_ms"].as_u64().unwrap();
@@ -323,7 +266,7 @@ fn status_says_which_master_leads_and_for_how_long() {
     assert!(name.ends_with(&format!("/{}", first.server.pid)), "{shown}");
     assert!(first.metrics().contains("\nostler_leader 1\n"));
 
-    let second = Controlled::of(group.launch("b"));
+    let second = Controlled::of(group.launch("b", &group.etcd.urls()));
     second.server.wait_for("it is a standby", is("standby"));
     let socket = second.socket().to_str().unwrap();
     wait_until("it knows the leader", || second.status()["leader"]["holder"] == name);

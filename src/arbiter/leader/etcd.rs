@@ -1,67 +1,66 @@
 //! The lease in etcd, over the JSON gateway of version 3.
 
+use std::fs;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use ureq::Agent;
 
-use super::lease::LeaseConfig;
+use super::http_client::HttpClient;
+use super::lease::{LeaseConfig, Login};
 use crate::leader::keeper::{Holder, LeaseId, LeaseStore, StoreError, request_timeout};
-
-/// The longest answer that is read, in bytes.
-const ANSWER_MAX: u64 = 64 << 10;
 
 /// The connection to a cluster. A request goes to the member that has answered the last one.
 pub(super) struct Etcd {
-    agent: Agent,
+    client: HttpClient,
     urls: Vec<String>,
     at: usize,
     key: String,
     name: String,
+    login: Option<Login>,
+    /// What the login has yielded.
+    token: Option<String>,
 }
 
 impl Etcd {
     pub(super) fn new(lease: &LeaseConfig) -> Self {
-        let config = Agent::config_builder()
-            .timeout_global(Some(request_timeout(lease.ttl)))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(None)
-            .build();
         Self {
-            agent: config.into(),
+            client: HttpClient::new(lease.tls.clone(), request_timeout(lease.ttl)),
             urls: lease.urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect(),
             at: 0,
             key: STANDARD.encode(&lease.key),
             name: STANDARD.encode(&lease.name),
+            login: lease.login.clone(),
+            token: None,
         }
     }
 
     fn post(&mut self, path: &str, body: &Value) -> Result<Value, StoreError> {
-        let url = &self.urls[self.at];
-        let answer = send(&self.agent, &format!("{url}/v3/{path}"), body)
-            .map_err(|reason| format!("{url}: {reason}"));
+        let url = self.urls[self.at].clone();
+        let answer = self.log_in(&url).and_then(|()| {
+            self.client.post(&format!("{url}/v3/{path}"), self.token.as_deref(), body)
+        });
         if answer.is_err() {
+            self.token = None; // it may have expired
             self.at = (self.at + 1) % self.urls.len();
         }
-        answer
+        answer.map_err(|reason| format!("{url}: {reason}"))
     }
-}
 
-fn send(agent: &Agent, url: &str, body: &Value) -> Result<Value, String> {
-    let request = agent.post(url).content_type("application/json");
-    let mut answer = request.send(body.to_string()).map_err(|error| error.to_string())?;
-    let status = answer.status();
-    let text = answer.body_mut().with_config().limit(ANSWER_MAX).read_to_string();
-    let text = text.map_err(|error| error.to_string())?;
-    let value: Value = serde_json::from_str(&text).unwrap_or_default();
-    if !status.is_success() {
-        let reason = value["error"].as_str().or(value["message"].as_str()).unwrap_or_default();
-        return Err(format!("status {}: {reason}", status.as_u16()));
+    fn log_in(&mut self, url: &str) -> Result<(), String> {
+        let Some(login) = self.login.as_ref().filter(|_| self.token.is_none()) else {
+            return Ok(());
+        };
+        let path = login.password_file.display();
+        let password = fs::read_to_string(&login.password_file);
+        let password = password.map_err(|error| format!("{path}: {error}"))?;
+        let body = json!({ "name": login.user, "password": password.trim_end_matches('\n') });
+        let answer = self.client.post(&format!("{url}/v3/auth/authenticate"), None, &body)?;
+        let token = answer["token"].as_str().ok_or("the answer has no token")?;
+        self.token = Some(token.to_owned());
+        Ok(())
     }
-    if value.is_object() { Ok(value) } else { Err("the answer is no JSON object".to_owned()) }
 }
 
 /// Reads a 64-bit number, which the gateway writes as a text.

@@ -1,5 +1,6 @@
 //! What the master and the child that keeps the lease have in common.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::os::host;
@@ -17,8 +18,28 @@ pub(super) struct LeaseConfig {
     pub(super) urls: Vec<String>,
     pub(super) key: String,
     pub(super) ttl: Duration,
+    pub(super) tls: TlsFiles,
+    pub(super) login: Option<Login>,
     /// How this master is called in the store.
     pub(super) name: String,
+}
+
+/// Files in PEM format.
+#[derive(Clone)]
+#[cfg_attr(not(feature = "leader"), expect(dead_code, reason = "the child reads it"))]
+pub(super) struct TlsFiles {
+    /// Who may certify the store.
+    pub(super) authorities: Option<PathBuf>,
+    /// The certificate of this master and its key.
+    pub(super) client: Option<(PathBuf, PathBuf)>,
+}
+
+/// Who this master is to the store.
+#[derive(Clone)]
+#[cfg_attr(not(feature = "leader"), expect(dead_code, reason = "the child reads it"))]
+pub(super) struct Login {
+    pub(super) user: String,
+    pub(super) password_file: PathBuf,
 }
 
 impl LeaseConfig {
@@ -26,6 +47,10 @@ impl LeaseConfig {
         let key = settings.leader_key.clone().filter(|_| !settings.leader_etcd.is_empty())?;
         let name = format!("{}/{}", host::name().unwrap_or_default(), Pid::this().as_raw());
         let (urls, ttl) = (settings.leader_etcd.clone(), settings.leader_ttl);
-        Some(Self { urls, key, ttl, name })
+        let client = settings.leader_client_cert.clone().zip(settings.leader_client_key.clone());
+        let tls = TlsFiles { authorities: settings.leader_ca_file.clone(), client };
+        let user = settings.leader_user.clone().zip(settings.leader_password_file.clone());
+        let login = user.map(|(user, password_file)| Login { user, password_file });
+        Some(Self { urls, key, ttl, tls, login, name })
     }
 }

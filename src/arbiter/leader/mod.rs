@@ -5,6 +5,8 @@
 mod child;
 #[cfg(feature = "leader")]
 mod etcd;
+#[cfg(feature = "leader")]
+mod http_client;
 mod lease;
 mod snapshot;
 
@@ -44,6 +46,8 @@ pub(super) struct Leader {
     term_end: &'static PublishedMemory,
     /// What has been logged last.
     logged: Logged,
+    /// The failure of the store that has been logged last, and when. `None` once the store has answered.
+    logged_error: Option<(String, MonotonicTime)>,
     transitions: u64,
     /// Until when the end of the lease is waited for.
     release_until: Option<MonotonicTime>,
@@ -81,6 +85,7 @@ impl Leader {
             restart_at: MonotonicTime::default(),
             term_end,
             logged: Logged::default(),
+            logged_error: None,
             transitions: 0,
             release_until: None,
         }))
@@ -98,6 +103,7 @@ impl Leader {
         let duty = self.term.duty(clock::boot_now());
         let end = self.term.until().unwrap_or_default();
         self.term_end.store(0, end.as_nanos());
+        self.log_store_error(log);
         self.log_change(duty, log);
         duty
     }
@@ -135,6 +141,20 @@ impl Leader {
         }
     }
 
+    /// Logs a failure of the store, and another reason at most once in `leader_ttl`.
+    fn log_store_error(&mut self, log: &Logger) {
+        let Some(error) = self.term.store_error() else {
+            self.logged_error = None;
+            return;
+        };
+        let now = clock::now();
+        let is_due = |(text, at): &(String, _)| text != error && *at + self.lease.ttl <= now;
+        if self.logged_error.as_ref().is_none_or(is_due) {
+            warn!(log, "lease store not available"; "key" => &self.lease.key, "error" => error);
+            self.logged_error = Some((error.to_owned(), now));
+        }
+    }
+
     fn log_change(&mut self, duty: Duty, log: &Logger) {
         let holder = self.term.holder().map(str::to_owned);
         let store_error = self.term.store_error().map(str::to_owned);
@@ -148,11 +168,6 @@ impl Leader {
             self.transitions = self.transitions.saturating_add(1);
         }
         let key = self.lease.key.as_str();
-        if before.store_error.is_none()
-            && let Some(error) = &self.logged.store_error
-        {
-            warn!(log, "lease store not available"; "key" => key, "error" => error);
-        }
         if before.duty != self.logged.duty || before.holder != self.logged.holder {
             match duty {
                 Duty::Serve => info!(log, "leading"; "key" => key),
