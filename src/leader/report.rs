@@ -6,6 +6,7 @@ use crate::time::MonotonicTime;
 pub(crate) const MESSAGE_BYTES: usize = 128;
 
 const TEXT_AT: usize = 16;
+#[cfg(any(test, feature = "leader"))]
 const TEXT_MAX: usize = MESSAGE_BYTES - TEXT_AT;
 
 /// What the child knows of the lease.
@@ -21,6 +22,7 @@ pub(crate) enum Report {
 
 impl Report {
     /// Writes it as a message. A longer text is cut off.
+    #[cfg(any(test, feature = "leader"))]
     pub(crate) fn encode(&self) -> [u8; MESSAGE_BYTES] {
         let mut message = [0; MESSAGE_BYTES];
         let (kind, until, text) = match self {
