@@ -23,12 +23,14 @@ use ostler::worker::{
 
 use self::client_entry::ParkResult;
 use self::shared::{ClientEvent, Shared, ShutdownGuard, Task};
+use self::task_times::{STALL, TaskTimes};
 
 mod client_entry;
 mod jobs;
 mod lock;
 mod poller;
 mod shared;
+mod task_times;
 
 /// Runs a pool of threads per worker, for handlers that block. Slow and idle clients hold no thread.
 /// If the app is a job, each thread runs one.
@@ -38,14 +40,9 @@ pub struct ThreadsClass;
 const WAKE: Token = Token(0);
 /// The token of a wake-up by the pool.
 const MAIN_WAKE: Token = Token(1);
-/// How long no task may be taken before sleeping threads are woken: those awake may be blocked.
-const STALL: Duration = Duration::from_millis(1);
-/// The same while the pool is *calm*: the last checks have all seen progress. A check is a context switch,
+/// What [`STALL`] is while the pool is *calm*: the last checks have all seen progress. A check is a context switch,
 /// which costs as much as a short request.
 const CALM_STALL: Duration = Duration::from_millis(4);
-/// How many checks the time that a task takes is the least of. Short tasks take long too while they wait
-/// for a CPU, but not for as many checks.
-const TASK_TIMES: usize = 4;
 /// After how many such checks in a row the pool is calm.
 const CALM_CHECKS: u32 = 16;
 
@@ -94,7 +91,7 @@ impl WorkerClass for ThreadsClass {
                 timers,
                 progress: None,
                 calm_checks: 0,
-                task_times: [STALL.as_nanos() / 4; TASK_TIMES],
+                task_times: TaskTimes::new(),
                 draining: false,
             };
             main.run()
@@ -112,8 +109,7 @@ struct MainThread<'s, 'a> {
     progress: Option<Progress>,
     /// How many checks in a row have seen progress.
     calm_checks: u32,
-    /// How many nanoseconds a task has taken on average before the last checks.
-    task_times: [u128; TASK_TIMES],
+    task_times: TaskTimes,
     draining: bool,
 }
 
@@ -210,11 +206,9 @@ impl MainThread<'_, '_> {
         if now.duration_since(earlier.at) < self.stall() {
             return;
         }
-        let thread_time = now.duration_since(earlier.at).as_nanos() * self.shared.running() as u128;
-        self.task_times.rotate_right(1);
-        self.task_times[0] = thread_time / taken.wrapping_sub(earlier.taken).max(1) as u128;
-        let task_time = self.task_times.iter().min().map_or(1, |time| (*time).max(1));
-        self.shared.set_tasks_per_thread((STALL.as_nanos() / task_time) as usize);
+        let elapsed = now.duration_since(earlier.at);
+        self.task_times.record(elapsed, self.shared.running(), taken.wrapping_sub(earlier.taken));
+        self.shared.set_tasks_per_thread(self.task_times.tasks_per_stall());
         self.calm_checks = self.calm_checks.saturating_add(1);
         if taken == earlier.taken {
             self.calm_checks = 0;
