@@ -97,7 +97,7 @@ fn drained_worker_leaves_clients_to_others(class: &str) {
 
 fn drained_worker_finishes_its_clients(class: &str) {
     let it = Controlled::start(&["-k", class, "-w", "2"]);
-    let mut client = it.server.begin("/sleep?ms=1500");
+    let mut client = it.server.begin("/sleep?ms=6000"); // longer than a pause of the machine
     let workers = it.pool()["workers"].as_array().unwrap().clone();
     let busy = workers.into_iter().find(|it| it["accepted"] == 1).expect("it has the client");
     let slot = busy["slot"].as_u64().unwrap();

@@ -8,7 +8,6 @@ use super::etcd::Etcd;
 use super::lease::{ACKNOWLEDGE, LeaseConfig, RELEASE};
 use crate::leader::keeper::{Keeper, LeaseStore};
 use crate::os::{clock, poll};
-use crate::time::MonotonicTime;
 
 /// How many reports the master may leave unread. Then the lease is not renewed: a master that is
 /// stopped must not keep others from leading.
@@ -34,8 +33,10 @@ fn keep_in(store: &mut impl LeaseStore, output: &mut File, input: &mut File, lea
             if deadline.is_some_and(|at| at <= clock::now()) {
                 break;
             }
-            if !is_command(input, deadline) {
-                continue;
+            match poll::wait_readable(&[input.as_fd()], deadline) {
+                Ok(ready) if ready == [true] => (),
+                Ok(_) => continue,
+                Err(_) => return, // the master replaces this process
             }
             let mut commands = [0; 64];
             match input.read(&mut commands) {
@@ -54,9 +55,4 @@ fn keep_in(store: &mut impl LeaseStore, output: &mut File, input: &mut File, lea
             }
         }
     }
-}
-
-/// Waits for a command until then. Returns whether there is one.
-fn is_command(input: &File, deadline: Option<MonotonicTime>) -> bool {
-    poll::wait_readable(&[input.as_fd()], deadline).is_ok_and(|ready| ready == [true])
 }

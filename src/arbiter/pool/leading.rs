@@ -37,8 +37,12 @@ impl Pool<'_> {
             return;
         }
         if self.generation.is_standby {
-            // Those of an earlier term have been killed. The new ones need their rows and addresses.
-            if self.supervisor.worker_count() > 0 || self.bind_at.is_some_and(|at| now < at) {
+            // Workers of an earlier term, or of a generation that was rolled back during a take-over, have
+            // no addresses. The new ones need their rows.
+            if self.supervisor.worker_count() > 0 {
+                return self.supervisor.set_standby(Some(Standby::Kill));
+            }
+            if self.bind_at.is_some_and(|at| now < at) {
                 return;
             }
             if let Err(error) = self.generation.leave_standby() {

@@ -1,5 +1,6 @@
 //! The fence of a led worker: a timer that kills it when its master's term has ended, whatever the
-//! master does. Only code that blocks SIGRTMAX in every thread prevents it.
+//! master does. The process can prevent it: it blocks SIGRTMAX in every thread, handles or ignores it,
+//! deletes the timer, or executes another program.
 
 use std::io;
 use std::mem;
@@ -7,6 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
+use nix::unistd::{getpgrp, getpid};
 
 use crate::os::clock;
 use crate::os::memory::PublishedMemory;
@@ -23,10 +25,13 @@ static TIMER: AtomicUsize = AtomicUsize::new(0);
 /// first call in a process's life has an effect.
 ///
 /// # Errors
-/// From timer_create(2) and sigaction(2).
+/// From timer_create(2) and sigaction(2); this process leads no process group.
 pub(crate) fn install_fence(term_end: &'static PublishedMemory) -> io::Result<()> {
     if TERM_END.set(term_end).is_err() {
         return Ok(());
+    }
+    if !leads_its_group() {
+        return Err(io::Error::other("the process leads no process group"));
     }
     // SAFETY: sigaction is plain numbers, for which zero is a value.
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
@@ -67,9 +72,16 @@ fn enforce_fence() {
     let end = MonotonicTime::from_nanos(term_end.load(0));
     let is_set = clock::boot_now() < end && set_timer(end);
     if !is_set {
-        // SAFETY: kill(2) is async-signal-safe; 0 is the group of this process, which a worker leads.
-        unsafe { libc::kill(0, libc::SIGKILL) };
+        // If it has left its group since, the group is another's.
+        let target = if leads_its_group() { 0 } else { getpid().as_raw() };
+        // SAFETY: kill(2) is async-signal-safe; 0 is the group of this process.
+        unsafe { libc::kill(target, libc::SIGKILL) };
     }
+}
+
+/// Returns whether this process leads its process group. Async-signal-safe.
+fn leads_its_group() -> bool {
+    getpgrp() == getpid()
 }
 
 fn set_timer(at: MonotonicTime) -> bool {

@@ -68,12 +68,14 @@ impl Supervisor {
         self.workers().filter(|worker| worker.is_in_drain_mode()).count()
     }
 
-    /// Returns the smallest target that removes no worker in drain mode and leaves a slot whose worker is
-    /// not.
+    /// Returns the smallest target that removes no worker in drain mode and leaves a worker that serves. If
+    /// none serves, it leaves a slot that will have one.
     pub(crate) fn lowest_target(&self) -> usize {
         let slots = &self.slots[..self.desired.target.min(self.slots.len())];
         let last_held = slots.iter().rposition(|slot| slot.is_in_drain_mode());
-        let first_other = slots.iter().position(|slot| !slot.is_in_drain_mode());
+        let first_serving = slots.iter().position(|slot| slot.has_serving());
+        let first_other =
+            first_serving.or_else(|| slots.iter().position(|slot| !slot.is_in_drain_mode()));
         let lowest = last_held.into_iter().chain(last_held.and(first_other)).max();
         lowest.map_or(1, |slot| slot + 1)
     }
