@@ -158,7 +158,7 @@ fn forged_records_are_impossible(class: &str) {
 }
 
 fn responses_of_the_server_itself_are_logged(class: &str) {
-    let flags = ["--limit-request-body", "10", "--header-timeout", "200ms"];
+    let flags = ["--limit-request-body", "10", "--header-timeout", "2s"];
     let server = start(class, "json", &flags);
     exchange(&server, "nonsense\r\n\r\n");
     exchange(&server, "POST /e?q HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n");
