@@ -184,7 +184,10 @@ impl<'a> Shared<'a> {
 
     /// Returns how many threads run a task, or are about to.
     pub(super) fn running(&self) -> usize {
-        let idle = lock(&self.idle).len();
+        self.running_beside(lock(&self.idle).len())
+    }
+
+    fn running_beside(&self, idle: usize) -> usize {
         self.threads.saturating_sub(idle + usize::from(self.is_polling()))
     }
 
@@ -351,14 +354,12 @@ impl<'a> Shared<'a> {
     /// Wakes a pool thread, if one sleeps and those awake have enough tasks.
     fn wake_if_needed(&self) {
         let mut idle = lock(&self.idle);
-        let is_polling = self.is_polling();
-        let awake = self.threads.saturating_sub(idle.len() + usize::from(is_polling));
-        if self.waiting() <= awake * self.tasks_per_thread() {
+        if self.waiting() <= self.running_beside(idle.len()) * self.tasks_per_thread() {
             return;
         }
         if let Some(thread) = idle.pop() {
             thread.unpark();
-        } else if is_polling {
+        } else if self.is_polling() {
             self.poller_handle.wake();
         }
     }
