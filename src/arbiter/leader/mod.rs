@@ -66,7 +66,6 @@ struct Child {
 struct Logged {
     duty: Option<Duty>,
     holder: Option<String>,
-    store_error: Option<String>,
 }
 
 impl Leader {
@@ -157,25 +156,22 @@ impl Leader {
 
     fn log_change(&mut self, duty: Duty, log: &Logger) {
         let holder = self.term.holder().map(str::to_owned);
-        let store_error = self.term.store_error().map(str::to_owned);
         let was_leading = self.is_leading();
-        let next = Logged { duty: Some(duty), holder, store_error };
+        let next = Logged { duty: Some(duty), holder };
         if next == self.logged {
             return;
         }
-        let before = std::mem::replace(&mut self.logged, next);
+        self.logged = next;
         if was_leading != self.is_leading() {
             self.transitions = self.transitions.saturating_add(1);
         }
         let key = self.lease.key.as_str();
-        if before.duty != self.logged.duty || before.holder != self.logged.holder {
-            match duty {
-                Duty::Serve => info!(log, "leading"; "key" => key),
-                Duty::Drain => warn!(log, "lease not renewed, draining"; "key" => key),
-                Duty::Stand => {
-                    let holder = self.logged.holder.as_deref().unwrap_or("-");
-                    info!(log, "standby"; "key" => key, "holder" => holder);
-                }
+        match duty {
+            Duty::Serve => info!(log, "leading"; "key" => key),
+            Duty::Drain => warn!(log, "lease not renewed, draining"; "key" => key),
+            Duty::Stand => {
+                let holder = self.logged.holder.as_deref().unwrap_or("-");
+                info!(log, "standby"; "key" => key, "holder" => holder);
             }
         }
     }
@@ -226,7 +222,7 @@ impl Leader {
             key: self.lease.key.clone(),
             holder: self.logged.holder.clone().or_else(own_name),
             ends_in: self.term.until().map(|until| until.duration_since(boot_now)),
-            store_error: self.logged.store_error.clone(),
+            store_error: self.term.store_error().map(str::to_owned),
         }
     }
 }

@@ -81,7 +81,6 @@ impl<'a> Pool<'a> {
         let (policy, target) = (Policy::from(settings), settings.workers.count());
         let supervisor = Supervisor::new(policy, target, clock::now().as_nanos());
         let mut pool = Self::new(generation, supervisor, environment)?;
-        pool.supervisor.set_standby(pool.generation.is_standby.then_some(Standby::Kill));
         pool.shards.set_generation(&pool.generation, &pool.processes);
         Ok(pool)
     }
@@ -98,17 +97,16 @@ impl<'a> Pool<'a> {
     ) -> io::Result<Self> {
         let policy = Policy::from(&generation.spec.settings);
         let supervisor = Supervisor::empty(policy, number, clock::now().as_nanos());
-        let mut pool = Self::new(generation, supervisor, environment)?;
-        pool.supervisor.set_standby(pool.generation.is_standby.then_some(Standby::Kill));
-        Ok(pool)
+        Self::new(generation, supervisor, environment)
     }
 
     fn new(
         generation: PoolGeneration<'a>,
-        supervisor: Supervisor,
+        mut supervisor: Supervisor,
         environment: &Rc<WorkerEnvironment<'a>>,
     ) -> io::Result<Self> {
         environment.program_fds.exclude(generation.listener_fds());
+        supervisor.set_standby(generation.is_standby.then_some(Standby::Kill));
         Ok(Self {
             supervisor,
             processes: ProcessTable::new(Rc::clone(environment))?,
