@@ -114,7 +114,7 @@ impl Keeper {
                 lease
             }
         };
-        // Also of a renewed lease: somebody may have deleted the key, or put another there.
+        // Also of a renewed lease: an operator may have deleted the key, or put another there.
         let holder = store.acquire(lease)?;
         if holder.lease == lease {
             self.is_holder = true;

@@ -82,7 +82,7 @@ fn path_error(settings: &Settings, key: &str, path: &Path, error: &io::Error) ->
     }
 }
 
-/// Rejects sockets of a service manager for a led pool: they listen, whoever leads.
+/// Rejects sockets of a service manager for a led pool: they listen whether the master leads or not.
 pub(super) fn check_led_sockets(
     resolved: &ResolvedConfig<'_>,
     inherited: &[Arc<Listener>],
