@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::identity::readable;
 use super::report::Report;
 use crate::time::MonotonicTime;
 
@@ -56,18 +57,27 @@ pub(crate) trait LeaseStore {
     fn revoke(&mut self, lease: LeaseId) -> Result<(), StoreError>;
 }
 
+/// A lease that lives: when the request was sent that has been answered so, and for how long it lives.
+struct Granted {
+    lease: LeaseId,
+    sent_at: MonotonicTime,
+    life: Duration,
+}
+
 /// Keeps the lease of one master.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     ttl: Duration,
+    /// How this master is called in the store. No other master has the same name.
+    identity: String,
     lease: Option<LeaseId>,
     is_holder: bool,
     failures: u32,
 }
 
 impl Keeper {
-    pub(crate) fn new(ttl: Duration) -> Self {
-        Self { ttl, lease: None, is_holder: false, failures: 0 }
+    pub(crate) fn new(ttl: Duration, identity: &str) -> Self {
+        Self { ttl, identity: identity.to_owned(), lease: None, is_holder: false, failures: 0 }
     }
 
     /// Asks the store once. `now` reads the clock.
@@ -76,7 +86,7 @@ impl Keeper {
         store: &mut impl LeaseStore,
         now: impl Fn() -> MonotonicTime,
     ) -> Report {
-        match self.ask(store, now) {
+        match self.ask(store, &now) {
             Ok(report) => {
                 self.failures = 0;
                 report
@@ -91,28 +101,25 @@ impl Keeper {
     fn ask(
         &mut self,
         store: &mut impl LeaseStore,
-        now: impl Fn() -> MonotonicTime,
+        now: &impl Fn() -> MonotonicTime,
     ) -> Result<Report, StoreError> {
-        // The store counts the life of the lease from when it has the request, which is later.
-        let mut sent_at = now();
-        let mut life = Duration::ZERO;
-        if let Some(lease) = self.lease {
-            life = store.keep_alive(lease)?;
-            if life.is_zero() {
-                (self.lease, self.is_holder) = (None, false);
+        let mut granted = match self.lease {
+            Some(lease) => self.renew(store, lease, now)?,
+            None => None,
+        };
+        if granted.is_none() {
+            match store.holder()? {
+                // An earlier process of this master has got it, and has ended.
+                Some(holder) if holder.name == self.identity => {
+                    granted = self.renew(store, holder.lease, now)?;
+                }
+                Some(holder) => return Ok(standby(&holder)),
+                None => (),
             }
         }
-        let lease = match self.lease {
-            Some(lease) => lease,
-            None => {
-                if let Some(holder) = store.holder()? {
-                    return Ok(Report::Standby { holder: holder.name });
-                }
-                sent_at = now();
-                let (lease, granted) = store.grant(self.ttl)?;
-                (self.lease, life) = (Some(lease), granted);
-                lease
-            }
+        let Granted { lease, sent_at, life } = match granted {
+            Some(granted) => granted,
+            None => self.grant(store, now)?,
         };
         // Also of a renewed lease: an operator may have deleted the key, or put another there.
         let holder = store.acquire(lease)?;
@@ -124,7 +131,36 @@ impl Keeper {
         (self.lease, self.is_holder) = (None, false);
         // If this fails, the lease ends by itself.
         let _ = store.revoke(lease);
-        Ok(Report::Standby { holder: holder.name })
+        Ok(standby(&holder))
+    }
+
+    /// Renews a lease of this master. Returns `None` if it has ended.
+    fn renew(
+        &mut self,
+        store: &mut impl LeaseStore,
+        lease: LeaseId,
+        now: &impl Fn() -> MonotonicTime,
+    ) -> Result<Option<Granted>, StoreError> {
+        // The store counts the life of the lease from when it has the request, which is later.
+        let sent_at = now();
+        let life = store.keep_alive(lease)?;
+        if life.is_zero() {
+            (self.lease, self.is_holder) = (None, false);
+            return Ok(None);
+        }
+        self.lease = Some(lease);
+        Ok(Some(Granted { lease, sent_at, life }))
+    }
+
+    fn grant(
+        &mut self,
+        store: &mut impl LeaseStore,
+        now: &impl Fn() -> MonotonicTime,
+    ) -> Result<Granted, StoreError> {
+        let sent_at = now();
+        let (lease, life) = store.grant(self.ttl)?;
+        self.lease = Some(lease);
+        Ok(Granted { lease, sent_at, life })
     }
 
     /// Returns how long to wait before the next step.
@@ -144,4 +180,8 @@ impl Keeper {
         self.is_holder = false;
         self.lease.take().map_or(Ok(()), |lease| store.revoke(lease))
     }
+}
+
+fn standby(holder: &Holder) -> Report {
+    Report::Standby { holder: readable(&holder.name).to_owned() }
 }

@@ -4,6 +4,7 @@
 //! reports to the master, whose [`Term`](term::Term) says what the led pools may do. All times are of
 //! the clock that also runs while the machine is suspended.
 
+pub(crate) mod identity;
 #[cfg(any(test, feature = "leader"))]
 pub(crate) mod keeper;
 pub(crate) mod report;

@@ -83,15 +83,29 @@ fn report_that_was_read_too_late_does_not_lead() {
     assert_eq!(term.until(), None);
 }
 
+/// What a request does in the store, at a time.
+type Effect = Box<dyn FnOnce(&mut Store, u64)>;
+
 /// A store with its own view of time, which all masters share.
 #[derive(Default)]
 struct Store {
     leases: Vec<(LeaseId, u64, u64)>,
     key: Option<Holder>,
     last: LeaseId,
+    /// Requests that are carried out after the client has given them up, and when.
+    late: Vec<(u64, Effect)>,
 }
 
 impl Store {
+    /// Carries out the late requests, and lets leases end.
+    fn advance(&mut self, now: u64) {
+        while let Some(index) = self.late.iter().position(|(at, _)| *at <= now) {
+            let (at, effect) = self.late.swap_remove(index);
+            effect(self, at);
+        }
+        self.expire(now);
+    }
+
     fn expire(&mut self, now: u64) {
         self.leases.retain(|(_, _, ends)| now < *ends);
         let leases = &self.leases;
@@ -106,6 +120,8 @@ struct Fate {
     back: u64,
     is_lost: bool,
     answer_is_lost: bool,
+    /// The client gives up at once, and the store carries it out this much later.
+    is_late: Option<u64>,
 }
 
 /// One master's connection to the store. Each request takes time, of the clock that all share.
@@ -120,7 +136,7 @@ struct Connection {
 impl Connection {
     fn request<T>(
         &mut self,
-        call: impl FnOnce(&mut Store, u64, &str) -> T,
+        call: impl FnOnce(&mut Store, u64, &str) -> T + 'static,
     ) -> Result<T, StoreError> {
         let fate = self.fates[self.next % self.fates.len()];
         self.next += 1;
@@ -129,7 +145,16 @@ impl Connection {
             return Err("lost".to_owned());
         }
         let now = self.clock.get();
-        self.store.borrow_mut().expire(now);
+        self.store.borrow_mut().advance(now);
+        if let Some(late) = fate.is_late {
+            let name = self.name;
+            let effect = move |store: &mut Store, at| {
+                store.expire(at);
+                call(store, at, name);
+            };
+            self.store.borrow_mut().late.push((now + late, Box::new(effect)));
+            return Err("timed out".to_owned());
+        }
         let answer = call(&mut self.store.borrow_mut(), now, self.name);
         self.clock.set(now + fate.back);
         if fate.answer_is_lost { Err("answer lost".to_owned()) } else { Ok(answer) }
@@ -138,7 +163,7 @@ impl Connection {
 
 impl LeaseStore for Connection {
     fn grant(&mut self, ttl: Duration) -> Result<(LeaseId, Duration), StoreError> {
-        self.request(|store, now, _| {
+        self.request(move |store, now, _| {
             store.last += 1;
             let life = ttl.as_millis() as u64;
             store.leases.push((store.last, life, now + life));
@@ -147,7 +172,7 @@ impl LeaseStore for Connection {
     }
 
     fn keep_alive(&mut self, lease: LeaseId) -> Result<Duration, StoreError> {
-        self.request(|store, now, _| {
+        self.request(move |store, now, _| {
             let found = store.leases.iter_mut().find(|(id, ..)| *id == lease);
             found.map_or(Duration::ZERO, |(_, life, ends)| {
                 *ends = now + *life;
@@ -157,11 +182,11 @@ impl LeaseStore for Connection {
     }
 
     fn holder(&mut self) -> Result<Option<Holder>, StoreError> {
-        self.request(|store, _, _| store.key.clone())
+        self.request(move |store, _, _| store.key.clone())
     }
 
     fn acquire(&mut self, lease: LeaseId) -> Result<Holder, StoreError> {
-        let own = self.request(|store, _, name| {
+        let own = self.request(move |store, _, name| {
             if !store.leases.iter().any(|(id, ..)| *id == lease) {
                 return None;
             }
@@ -172,7 +197,7 @@ impl LeaseStore for Connection {
     }
 
     fn revoke(&mut self, lease: LeaseId) -> Result<(), StoreError> {
-        self.request(|store, now, _| {
+        self.request(move |store, now, _| {
             store.leases.retain(|(id, ..)| *id != lease);
             store.expire(now);
         })
@@ -182,7 +207,7 @@ impl LeaseStore for Connection {
 #[test]
 fn second_master_leads_once_the_first_has_released() {
     let (store, clock) = (Rc::new(RefCell::new(Store::default())), Rc::new(Cell::new(0)));
-    let fate = Fate { there: 1, back: 1, is_lost: false, answer_is_lost: false };
+    let fate = Fate { there: 1, back: 1, is_lost: false, answer_is_lost: false, is_late: None };
     let connect = |name| Connection {
         store: Rc::clone(&store),
         clock: Rc::clone(&clock),
@@ -192,7 +217,7 @@ fn second_master_leads_once_the_first_has_released() {
     };
     let now = || at(clock.get());
     let (mut a, mut b) = (connect("a"), connect("b"));
-    let (mut first, mut second) = (Keeper::new(TTL), Keeper::new(TTL));
+    let (mut first, mut second) = (Keeper::new(TTL, "a"), Keeper::new(TTL, "b"));
     // The grant was sent after 2 ms: a look at the key came before.
     assert_eq!(first.step(&mut a, now), Report::Leading { until: at(9002) });
     assert_eq!(first.pause(), ms(2000));
@@ -206,30 +231,60 @@ fn second_master_leads_once_the_first_has_released() {
 #[test]
 fn lost_answer_of_acquire_is_resolved_by_the_next_step() {
     let (store, clock) = (Rc::new(RefCell::new(Store::default())), Rc::new(Cell::new(0)));
-    let well = Fate { there: 1, back: 1, is_lost: false, answer_is_lost: false };
+    let well = Fate { there: 1, back: 1, is_lost: false, answer_is_lost: false, is_late: None };
     let fates = vec![well, well, Fate { answer_is_lost: true, ..well }, well, well];
     let mut a = Connection { store, clock: Rc::clone(&clock), name: "a", fates, next: 0 };
-    let mut keeper = Keeper::new(TTL);
+    let mut keeper = Keeper::new(TTL, "a");
     let now = || at(clock.get());
     assert_eq!(keeper.step(&mut a, now), Report::Unreachable { reason: "answer lost".to_owned() });
     assert_eq!(keeper.pause(), ms(200));
     assert_eq!(keeper.step(&mut a, now), Report::Leading { until: at(9006) });
 }
 
+#[test]
+fn successor_of_a_dead_keeper_goes_on_with_its_lease() {
+    let (store, clock) = (Rc::new(RefCell::new(Store::default())), Rc::new(Cell::new(0)));
+    let fates =
+        vec![Fate { there: 1, back: 1, is_lost: false, answer_is_lost: false, is_late: None }];
+    let mut a = Connection {
+        store: Rc::clone(&store),
+        clock: Rc::clone(&clock),
+        name: "a",
+        fates,
+        next: 0,
+    };
+    let now = || at(clock.get());
+    let first = Keeper::new(TTL, "a").step(&mut a, now);
+    assert_eq!(first, Report::Leading { until: at(9002) });
+    clock.set(9000);
+    let mut successor = Keeper::new(TTL, "a");
+    assert_eq!(successor.step(&mut a, now), Report::Leading { until: at(18_002) });
+    assert_eq!(store.borrow().last, 1, "no other lease");
+    assert_eq!(successor.pause(), ms(2000));
+    let other = Keeper::new(TTL, "b").step(&mut a, now);
+    assert_eq!(other, Report::Standby { holder: "a".to_owned() });
+    // The lease has ended, and with it the key.
+    clock.set(100_000);
+    assert!(matches!(Keeper::new(TTL, "a").step(&mut a, now), Report::Leading { .. }));
+    assert_eq!(store.borrow().last, 2);
+}
+
 fn fates() -> impl Strategy<Value = Vec<Fate>> {
     let time = prop_oneof![8 => 0..50u64, 2 => 0..3000u64, 1 => 0..15_000u64];
-    let fate = (time.clone(), time, 0..10u8).prop_map(|(there, back, luck)| Fate {
-        there,
-        back,
-        is_lost: luck == 0,
-        answer_is_lost: luck == 1,
-    });
+    let fate =
+        (time.clone(), time.clone(), time, 0..12u8).prop_map(|(there, back, late, luck)| Fate {
+            there,
+            back,
+            is_lost: luck == 0,
+            answer_is_lost: luck == 1,
+            is_late: (luck == 2).then_some(late),
+        });
     prop::collection::vec(fate, 5..60)
 }
 
 proptest! {
-    /// Of what the masters were told, no two terms overlap, whatever is delayed or lost and however
-    /// long a master is frozen between two steps. A term is what a fence in the workers enforces.
+    /// Of what the masters were told, no two terms overlap, whatever is delayed or lost, however long a
+    /// master is frozen between two steps, and whenever its lease process is replaced. A term is what a fence in the workers enforces.
     #[test]
     fn never_two_lead(
         fates in prop::collection::vec(fates(), 3),
@@ -242,12 +297,15 @@ proptest! {
             .map(|(fates, name)| {
                 let (store, clock) = (Rc::clone(&store), Rc::clone(&clock));
                 let connection = Connection { store, clock, name, fates, next: 0 };
-                (connection, Keeper::new(TTL), Term::new(TTL))
+                (connection, Keeper::new(TTL, name), Term::new(TTL))
             })
             .collect();
         for (who, pause, what) in turns {
             clock.set(clock.get() + if what == 0 { pause * 10 } else { pause });
             let (connection, keeper, term) = &mut masters[who];
+            if what == 2 {
+                *keeper = Keeper::new(TTL, connection.name);
+            }
             if what == 1 && term.until().is_some() {
                 // A stop: no worker is left, and the lease is given back.
                 *term = Term::new(TTL);

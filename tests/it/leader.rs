@@ -52,6 +52,10 @@ impl Group {
 
     /// A master whose program appends the time since the boot and `name` to the journal.
     pub(crate) fn launch(&self, name: &str, urls: &[String]) -> Launch {
+        self.launch_with_ttl(name, urls, TTL)
+    }
+
+    fn launch_with_ttl(&self, name: &str, urls: &[String], ttl: Duration) -> Launch {
         let script = format!(
             "while :; do read up idle < /proc/uptime; echo $up {name} >> {}; sleep 0.02; done",
             self.journal.display()
@@ -64,7 +68,7 @@ impl Group {
             .arg("--leader-key")
             .arg("ostler-test")
             .arg("--leader-ttl")
-            .arg(format!("{}ms", TTL.as_millis()))
+            .arg(format!("{}ms", ttl.as_millis()))
             .program(&["sh", "-c", &script])
     }
 
@@ -110,13 +114,17 @@ pub(crate) fn is(message: &str) -> impl Fn(&Record) -> bool {
     move |record| record.message() == message
 }
 
-/// The children of a master that are no workers.
+/// The child of a master that is no worker.
 fn lease_process(server: &Server) -> Pid {
+    find_lease_process(server).unwrap()
+}
+
+fn find_lease_process(server: &Server) -> Option<Pid> {
     let path = format!("/proc/{0}/task/{0}/children", server.pid);
     let children = fs::read_to_string(path).unwrap();
     let workers: Vec<i32> = server.workers().iter().map(|it| it.pid.as_raw()).collect();
     let mut pids = children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap());
-    Pid::from_raw(pids.find(|pid| !workers.contains(pid)).unwrap())
+    pids.find(|pid| !workers.contains(pid)).map(Pid::from_raw)
 }
 
 #[test]
@@ -200,15 +208,35 @@ fn master_without_a_store_stops_and_leads_again() {
 }
 
 #[test]
-fn lease_process_that_was_killed_is_replaced() {
+fn leader_leads_on_while_its_lease_process_is_killed() {
     let Some(group) = Group::start() else { return };
-    let first = group.master("a");
+    // So long that a machine that stands still does not end the term.
+    let ttl = Duration::from_secs(20);
+    let launch = |name| group.launch_with_ttl(name, &group.etcd.urls(), ttl);
+    let first = Controlled::of(launch("a"));
     group.wait_runs("a");
-    kill(lease_process(&first), Signal::SIGKILL).unwrap();
-    first.wait_for("its end", is("lease process exited"));
-    let mark = group.entries().len();
-    // Its lease runs out first: the new process does not know it.
-    wait_until("it runs", || group.entries().len() > mark + 200);
+    let second = launch("b").start();
+    second.wait_for("it is a standby", is("standby"));
+    let server = &first.server;
+    let worker = server.workers()[0].pid;
+    for _ in 0..5 {
+        let (mark, killed) = (server.mark(), lease_process(server));
+        kill(killed, Signal::SIGKILL).unwrap();
+        server.wait_for_new_record(mark, "its end", is("lease process exited"));
+        wait_until("there is another", || {
+            find_lease_process(server).is_some_and(|it| it != killed)
+        });
+    }
+    let left = || first.status()["leader"]["ends_in_ms"].as_u64().unwrap();
+    let mut before = left();
+    wait_until("it renews the lease", || {
+        let now = left();
+        std::mem::replace(&mut before, now) < now
+    });
+    assert_eq!(server.workers()[0].pid, worker);
+    assert_eq!(first.status()["leader"]["transitions"], 1);
+    group.expect_names(&["a"]);
+    assert!(!second.records().iter().any(is("leading")));
 }
 
 /// Hands over `count` times, by turns in each way.

@@ -19,7 +19,7 @@ pub(super) fn keep(output: &mut File, input: &mut File, lease: &LeaseConfig) {
 }
 
 fn keep_in(store: &mut impl LeaseStore, output: &mut File, input: &mut File, lease: &LeaseConfig) {
-    let mut keeper = Keeper::new(lease.ttl);
+    let mut keeper = Keeper::new(lease.ttl, &lease.identity);
     let mut unread = 0;
     loop {
         let report = keeper.step(store, clock::boot_now);

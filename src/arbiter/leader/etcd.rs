@@ -30,7 +30,7 @@ impl Etcd {
             urls: lease.urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect(),
             at: 0,
             key: STANDARD.encode(&lease.key),
-            name: STANDARD.encode(&lease.name),
+            name: STANDARD.encode(&lease.identity),
             login: lease.login.clone(),
             token: None,
         }

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::os::host;
+use crate::leader::identity::identity;
 use crate::os::process::Pid;
+use crate::os::{host, random};
 use crate::settings::Settings;
 
 /// Says to the child that its last report was read.
@@ -20,8 +21,8 @@ pub(super) struct LeaseConfig {
     pub(super) ttl: Duration,
     pub(super) tls: TlsFiles,
     pub(super) login: Option<Login>,
-    /// How this master is called in the store.
-    pub(super) name: String,
+    /// How this master is called in the store, as long as it lives.
+    pub(super) identity: String,
 }
 
 /// Files in PEM format.
@@ -45,12 +46,13 @@ pub(super) struct Login {
 impl LeaseConfig {
     pub(super) fn new(settings: &Settings) -> Option<Self> {
         let key = settings.leader_key.clone().filter(|_| !settings.leader_etcd.is_empty())?;
-        let name = format!("{}/{}", host::name().unwrap_or_default(), Pid::this().as_raw());
+        let host = host::name().unwrap_or_default();
+        let identity = identity(&host, Pid::this().as_raw(), random::seed());
         let (urls, ttl) = (settings.leader_etcd.clone(), settings.leader_ttl);
         let client = settings.leader_client_cert.clone().zip(settings.leader_client_key.clone());
         let tls = TlsFiles { authorities: settings.leader_ca_file.clone(), client };
         let user = settings.leader_user.clone().zip(settings.leader_password_file.clone());
         let login = user.map(|(user, password_file)| Login { user, password_file });
-        Some(Self { urls, key, ttl, tls, login, name })
+        Some(Self { urls, key, ttl, tls, login, identity })
     }
 }

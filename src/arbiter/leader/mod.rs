@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use slog::{Logger, info, warn};
 
+use crate::leader::identity::readable;
 use crate::leader::report::{MESSAGE_BYTES, Report};
 use crate::leader::term::{Duty, Term};
 use crate::os::clock;
@@ -29,7 +30,7 @@ use child::keep;
 use lease::{ACKNOWLEDGE, LeaseConfig, RELEASE};
 pub(super) use snapshot::LeaderSnapshot;
 
-/// How soon the child is started again after it has ended.
+/// How long after its start the child is started again at the soonest, after it has ended.
 const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long the store may take to end the lease when the master stops.
@@ -132,8 +133,7 @@ impl Leader {
             let _ = child.commands.write(&[ACKNOWLEDGE]);
         }
         if child.helper.has_ended() {
-            self.child = None;
-            self.restart_at = clock::now() + RESTART_INTERVAL;
+            self.child = None; // the next one goes on with its lease
             if self.release_until.is_none() {
                 warn!(log, "lease process exited");
             }
@@ -215,7 +215,7 @@ impl Leader {
     pub(super) fn snapshot(&self) -> LeaderSnapshot {
         let boot_now = clock::boot_now();
         let is_leading = self.is_leading();
-        let own_name = || is_leading.then(|| self.lease.name.clone());
+        let own_name = || is_leading.then(|| readable(&self.lease.identity).to_owned());
         LeaderSnapshot {
             is_leading,
             transitions: self.transitions,
