@@ -23,7 +23,7 @@ _ostler() {
 
     case "${cmd}" in
         ostler)
-            opts="-k -w -b -t -p -D -u -g -m -e -n -c -h -V --worker-class --workers --scale-up-busy --scale-down-after --threads --worker-connections --max-requests --max-requests-jitter --max-lifetime --max-lifetime-jitter --max-memory --max-surge --max-unavailable --boot-retries --restart-limit --restart-interval --command --stop-signal --ready-after --inherit-output --bind --backlog --reuse-port --socket-mode --socket-user --socket-group --timeout --boot-timeout --graceful-timeout --pre-stop --abort-timeout --keepalive --keep-alive --rpc-idle-timeout --header-timeout --body-timeout --request-timeout --write-timeout --lingering-timeout --limit-request-head --limit-request-fields --limit-request-body --limit-bodies --lingering-bytes --pidfile --pid --daemon --single-instance --reload --reload-extra-files --reload-extra-file --fd-store --user --group --umask --no-new-privs --rlimit-nofile --rlimit-core --nice --cpu-affinity --oom-score-adj --chdir --env --proc-name --name --worker-tmp-dir --control-socket --control-users --control-user --metrics-bind --metrics-hosts --metrics-host --statsd-host --leader-etcd --leader-key --leader-ttl --leader-ca-file --leader-client-cert --leader-client-key --leader-user --leader-password-file --led --error-logfile --log-file --log-level --log-format --flight-recorder-file --access-log --access-logfile --access-log-format --access-logformat --access-log-sample --access-log-buffer --request-id-header --config --pool --check-config --print-config --diff-default --print-schema --list-classes --help --version"
+            opts="-k -w -b -t -p -D -u -g -m -e -n -c -h -V --worker-class --workers --scale-up-busy --scale-down-after --threads --worker-connections --max-requests --max-requests-jitter --max-lifetime --max-lifetime-jitter --max-memory --max-surge --max-unavailable --boot-retries --restart-limit --restart-interval --command --stop-signal --ready-after --inherit-output --bind --backlog --reuse-port --socket-mode --socket-user --socket-group --timeout --boot-timeout --graceful-timeout --pre-stop --abort-timeout --keepalive --keep-alive --rpc-idle-timeout --header-timeout --body-timeout --request-timeout --write-timeout --lingering-timeout --limit-request-head --limit-request-fields --limit-request-body --limit-bodies --lingering-bytes --pidfile --pid --daemon --single-instance --reload --reload-extra-files --reload-extra-file --fd-store --user --group --umask --no-new-privs --rlimit-nofile --rlimit-core --nice --cpu-affinity --oom-score-adj --chdir --env --proc-name --name --worker-tmp-dir --control-socket --control-users --control-user --metrics-bind --metrics-hosts --metrics-host --statsd-host --leader-etcd --leader-key --leader-kubernetes-lease --leader-kubernetes-namespace --leader-kubernetes-api --leader-kubernetes-token-file --leader-ttl --leader-ca-file --leader-client-cert --leader-client-key --leader-user --leader-password-file --led --error-logfile --log-file --log-level --log-format --flight-recorder-file --access-log --access-logfile --access-log-format --access-logformat --access-log-sample --access-log-buffer --request-id-header --config --pool --check-config --print-config --diff-default --print-schema --list-classes --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -370,6 +370,22 @@ _ostler() {
                     return 0
                     ;;
                 --leader-key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --leader-kubernetes-lease)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --leader-kubernetes-namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --leader-kubernetes-api)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --leader-kubernetes-token-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -67,13 +67,17 @@ complete -c ostler -l metrics-host -l metrics-hosts -d 'Host name by which brows
 complete -c ostler -l statsd-host -d 'HOST:PORT of a statsd server, to which totals and gauges are sent by UDP every 10 s [default: none]' -r
 complete -c ostler -l leader-etcd -d 'URL of an etcd member, such as https://10.0.0.1:2379. May be repeated. With it, the pools run only in the one master that holds leader_key. Requires a build with the feature leader. [default: none]' -r
 complete -c ostler -l leader-key -d 'Key in the store that the leading master holds. Masters with the same key are one group. [default: none]' -r
+complete -c ostler -l leader-kubernetes-lease -d 'Name of a Lease of Kubernetes, in place of leader_etcd and leader_key: the pools run only in the one master that holds it. Requires a build with the feature leader. [default: none]' -r
+complete -c ostler -l leader-kubernetes-namespace -d 'Namespace of the Lease. By default that of the pod\'s service account. [default: none]' -r
+complete -c ostler -l leader-kubernetes-api -d 'URL of the API server of Kubernetes. By default that of the cluster in which the pod is. [default: none]' -r
+complete -c ostler -l leader-kubernetes-token-file -d 'File with the token by which the master logs in to the API server. By default that of the pod\'s service account; with leader_kubernetes_api none. [default: none]' -r
 complete -c ostler -l leader-ttl -d 'Time after which another master can lead if this one no longer renews its lease; at least 2 s [default: 10s]' -r
-complete -c ostler -l leader-ca-file -d 'PEM file with the authorities that certify the store. https:// requires it. [default: none]' -r
+complete -c ostler -l leader-ca-file -d 'PEM file with the authorities that certify the store. https:// requires it, except in a pod. [default: none]' -r
 complete -c ostler -l leader-client-cert -d 'PEM file with the certificate by which the master proves its identity to the store [default: none]' -r
 complete -c ostler -l leader-client-key -d 'PEM file with the key of leader_client_cert [default: none]' -r
-complete -c ostler -l leader-user -d 'Name by which the master logs in to the store [default: none]' -r
+complete -c ostler -l leader-user -d 'Name by which the master logs in to etcd [default: none]' -r
 complete -c ostler -l leader-password-file -d 'File with the password of leader_user [default: none]' -r
-complete -c ostler -l led -d 'With leader_etcd: run this pool only while the master leads [default: true]' -r
+complete -c ostler -l led -d 'With leader_etcd or leader_kubernetes_lease: run this pool only while the master leads [default: true]' -r
 complete -c ostler -l log-file -l error-logfile -d 'Log file; - means standard error. The file is owned by the workers\' user, which needs access to its directory to reopen it. [default: -]' -r
 complete -c ostler -l log-level -d 'Minimum severity to log: trace, debug, info, warning, error or critical [default: info]' -r
 complete -c ostler -l log-format -d 'Format of log records: full, compact or json [default: full]' -r

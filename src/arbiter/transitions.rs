@@ -153,7 +153,7 @@ impl<'a> Transitions<'a> {
             return;
         }
         if self.state.leader.is_some() {
-            let reason = "leader_etcd is set, and the new master could not lead: restart instead";
+            let reason = "pools are led, and the new master could not lead: restart instead";
             self.upgrade.reject(reason.to_owned(), self.state.log());
             return;
         }

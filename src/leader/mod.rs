@@ -7,11 +7,20 @@
 pub(crate) mod identity;
 #[cfg(any(test, feature = "leader"))]
 pub(crate) mod keeper;
+#[cfg(any(test, feature = "leader"))]
+pub(crate) mod key_lease;
+#[cfg(any(test, feature = "leader"))]
+pub(crate) mod record_lease;
 pub(crate) mod report;
 pub(crate) mod term;
 
+use std::time::Duration;
+
 #[cfg(test)]
 mod tests;
+
+/// The longest time for which a record without a change is believed, and so the longest `ttl` of a record.
+pub(crate) const RECORD_TTL_MAX: Duration = Duration::from_secs(3600);
 
 /// How long before the end of a term its workers begin to drain, as a share of `ttl`.
 const DRAIN_SHARE: u32 = 4;

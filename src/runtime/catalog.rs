@@ -155,7 +155,7 @@ impl Catalog {
             credentials,
             socket_access,
             heartbeat_dir,
-            is_led: settings.led && !settings.leader_etcd.is_empty(),
+            is_led: settings.led && settings.has_leader(),
         })
     }
 

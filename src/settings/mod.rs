@@ -56,6 +56,11 @@ const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(100);
 const OTHER_DESCRIPTORS: u64 = 128;
 
 impl Settings {
+    /// Returns whether this master is one of several of which one leads.
+    pub(crate) fn has_leader(&self) -> bool {
+        !self.leader_etcd.is_empty() || self.leader_kubernetes_lease.is_some()
+    }
+
     /// Parses YAML that configures a single pool. See [`Configuration::from_yaml`] for several pools.
     ///
     /// # Errors

@@ -590,11 +590,29 @@ define_settings! {
         /// Key in the store that the leading master holds. Masters with the same key are one group.
         leader_key: Option<String> = None, OptionalOf(NameValue), "NAME", scope master, fixed always;
 
+        /// Name of a Lease of Kubernetes, in place of leader_etcd and leader_key: the pools run only in the
+        /// one master that holds it. Requires a build with the feature leader.
+        leader_kubernetes_lease: Option<String> = None, OptionalOf(NameValue), "NAME",
+            scope master, fixed always;
+
+        /// Namespace of the Lease. By default that of the pod's service account.
+        leader_kubernetes_namespace: Option<String> = None, OptionalOf(NameValue), "NAME",
+            scope master, fixed always;
+
+        /// URL of the API server of Kubernetes. By default that of the cluster in which the pod is.
+        leader_kubernetes_api: Option<String> = None, OptionalOf(WordValue), "URL",
+            scope master, fixed always;
+
+        /// File with the token by which the master logs in to the API server. By default that of the pod's
+        /// service account; with leader_kubernetes_api none.
+        leader_kubernetes_token_file: Option<PathBuf> = None, OptionalOf(FILE), "FILE",
+            scope master, fixed always;
+
         /// Time after which another master can lead if this one no longer renews its lease; at least 2 s.
         leader_ttl: Duration = secs(10), Single(DurationValue { min: secs(2) }), "DUR",
             scope master, fixed always;
 
-        /// PEM file with the authorities that certify the store. https:// requires it.
+        /// PEM file with the authorities that certify the store. https:// requires it, except in a pod.
         leader_ca_file: Option<PathBuf> = None, OptionalOf(FILE), "FILE", scope master, fixed always;
 
         /// PEM file with the certificate by which the master proves its identity to the store.
@@ -605,14 +623,14 @@ define_settings! {
         leader_client_key: Option<PathBuf> = None, OptionalOf(FILE), "FILE",
             scope master, fixed always;
 
-        /// Name by which the master logs in to the store.
+        /// Name by which the master logs in to etcd.
         leader_user: Option<String> = None, OptionalOf(NameValue), "NAME", scope master, fixed always;
 
         /// File with the password of leader_user.
         leader_password_file: Option<PathBuf> = None, OptionalOf(FILE), "FILE",
             scope master, fixed always;
 
-        /// With leader_etcd: run this pool only while the master leads.
+        /// With leader_etcd or leader_kubernetes_lease: run this pool only while the master leads.
         led: bool = true, Flag, "BOOL";
     }
     "Logging" {

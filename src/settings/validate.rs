@@ -1,6 +1,8 @@
 //! Rejects options that conflict, and paths that cannot be used. What only an app, a worker class or
 //! the kernel can decide is checked elsewhere.
 
+mod leader;
+
 use super::LogTarget;
 use super::error::SettingsError;
 use super::schema::{OPTIONS, Settings};
@@ -49,7 +51,7 @@ fn validate_combinations(settings: &Settings) -> Result<(), SettingsError> {
             reason: format!("is for development, and not for a daemon ({source}): set one of them"),
         });
     }
-    validate_leader(settings)?;
+    leader::validate(settings)?;
     if let Some(address) = &settings.statsd_host
         && !matches!(address, Address::Tcp { port: 1.., .. })
     {
@@ -83,62 +85,6 @@ fn validate_combinations(settings: &Settings) -> Result<(), SettingsError> {
                     reason: format!("{access_log:?} is also the {key} ({source}): use two files"),
                 });
             }
-        }
-    }
-    Ok(())
-}
-
-fn validate_leader(settings: &Settings) -> Result<(), SettingsError> {
-    let conflict = |key, reason: String| {
-        Err(SettingsError::Conflict { source: settings.source(key).clone(), key, reason })
-    };
-    let Some(url) = settings.leader_etcd.first() else { return Ok(()) };
-    if !cfg!(feature = "leader") {
-        return conflict(
-            "leader_etcd",
-            "this program was built without the feature leader".to_owned(),
-        );
-    }
-    if settings.leader_key.is_none() {
-        return conflict("leader_etcd", format!("{url} needs a key to hold: set leader_key"));
-    }
-    if settings.reload {
-        let source = settings.source("reload");
-        return conflict(
-            "leader_etcd",
-            format!("a changed program is not upgraded to ({source}): set reload to false"),
-        );
-    }
-    for (key, other_key, agrees) in [
-        (
-            "leader_client_cert",
-            "leader_client_key",
-            settings.leader_client_cert.is_some() == settings.leader_client_key.is_some(),
-        ),
-        (
-            "leader_user",
-            "leader_password_file",
-            settings.leader_user.is_some() == settings.leader_password_file.is_some(),
-        ),
-    ] {
-        if !agrees {
-            return conflict(key, format!("needs {other_key}, and that needs {key}: set both"));
-        }
-    }
-    for url in &settings.leader_etcd {
-        let host = url.strip_prefix("http://").or(url.strip_prefix("https://"));
-        if host.is_none_or(str::is_empty) {
-            let reason = format!("{url:?} is no URL such as https://HOST:2379");
-            return conflict("leader_etcd", reason);
-        }
-        if url.starts_with("https://") && settings.leader_ca_file.is_none() {
-            let reason = format!("{url:?} is certified by an authority: set leader_ca_file");
-            return conflict("leader_etcd", reason);
-        }
-        let has_secrets = settings.leader_user.is_some() || settings.leader_client_cert.is_some();
-        if url.starts_with("http://") && has_secrets {
-            let reason = format!("a login over {url:?} can be read on the way: use https://");
-            return conflict("leader_etcd", reason);
         }
     }
     Ok(())

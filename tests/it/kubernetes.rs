@@ -59,11 +59,19 @@ fn ten_rolling_updates_lose_nothing(class: &str) {
 }
 
 fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("config/kubernetes")
+    config("kubernetes")
+}
+
+fn config(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
 }
 
 fn manifest(name: &str) -> Value {
-    let text = fs::read_to_string(directory().join(name)).unwrap();
+    manifest_in("kubernetes", name)
+}
+
+fn manifest_in(directory: &str, name: &str) -> Value {
+    let text = fs::read_to_string(config(directory).join(name)).unwrap();
     serde_yaml::from_str(&text).unwrap()
 }
 
@@ -143,6 +151,74 @@ fn manifests_agree_with_the_settings_and_the_program() {
     }
 }
 
+/// The manifests with a leader permit what the master does, and no more.
+#[test]
+fn manifests_with_a_leader_agree_with_the_settings() {
+    let of = |name: &str| manifest_in("kubernetes-leader", name);
+    let (settings, base) = (of("ostler.yaml"), manifest("ostler.yaml"));
+    for key in ["metrics_bind", "pre_stop", "graceful_timeout"] {
+        assert_eq!(settings[key], base[key]);
+    }
+    assert_eq!(settings["pools"]["web"]["bind"], base["bind"]);
+    let role = of("role.yaml");
+    let strings =
+        |value: &Value| serde_yaml::to_string(value).unwrap().replace(['-', ' ', '\n'], "");
+    let rights: Vec<_> = role["rules"].as_sequence().unwrap().iter().collect();
+    assert_eq!(rights[0]["resourceNames"][0], settings["leader_kubernetes_lease"]);
+    assert_eq!(
+        (strings(&rights[0]["verbs"]), strings(&rights[1]["verbs"])),
+        ("getupdate".into(), "create".into())
+    );
+    for rule in rights {
+        assert_eq!(
+            (&rule["apiGroups"][0], &rule["resources"][0]),
+            (&"coordination.k8s.io".into(), &"leases".into())
+        );
+    }
+    let (binding, account) = (of("rolebinding.yaml"), of("serviceaccount.yaml"));
+    assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+    assert_eq!(binding["subjects"][0]["name"], account["metadata"]["name"]);
+    let kustomization = of("kustomization.yaml");
+    let patch = kustomization["patches"][0]["patch"].as_str().unwrap();
+    let patch: Value = serde_yaml::from_str(patch).unwrap();
+    let pod = &patch["spec"]["template"]["spec"];
+    assert_eq!(pod["serviceAccountName"], account["metadata"]["name"]);
+    assert_eq!(pod["automountServiceAccountToken"], true);
+    for resource in kustomization["resources"].as_sequence().unwrap() {
+        assert!(
+            config("kubernetes-leader").join(resource.as_str().unwrap()).exists(),
+            "{resource:?}"
+        );
+    }
+    let file = config("kubernetes-leader").join("ostler.yaml");
+    let printed = Command::new(env!("CARGO_BIN_EXE_ostler"))
+        .arg("--config")
+        .arg(file)
+        .arg("--print-config")
+        .output();
+    let printed = printed.unwrap();
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+}
+
+/// What kustomize makes of both directories.
+#[test]
+#[ignore = "slow"]
+fn kustomize_keeps_the_name_of_the_lease() {
+    let directory = config("kubernetes-leader");
+    match Command::new("kubectl").arg("kustomize").arg(directory).output() {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{said}");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let lease = manifest_in("kubernetes-leader", "ostler.yaml");
+            let lease = lease["leader_kubernetes_lease"].as_str().unwrap();
+            assert!(text.contains(&format!("  resourceNames:\n  - {lease}\n")), "{text}");
+            assert!(text.contains("      serviceAccountName: shop\n"), "{text}");
+        }
+        Err(error) => eprintln!("skipped: kubectl: {error}"),
+    }
+}
+
 /// kubernetes-validate (PyPI) has the published schemas.
 #[test]
 #[ignore = "slow"]
@@ -157,8 +233,10 @@ fn manifests_are_valid_by_the_published_schemas() {
         "horizontalpodautoscaler",
     ];
     let files = of_cluster.map(|name| directory().join(format!("{name}.yaml")));
+    let of_leader = ["serviceaccount", "role", "rolebinding"];
+    let of_leader = of_leader.map(|name| config("kubernetes-leader").join(format!("{name}.yaml")));
     let mut command = Command::new(&program);
-    match command.args(["--strict", "--quiet"]).args(files).output() {
+    match command.args(["--strict", "--quiet"]).args(files).args(of_leader).output() {
         Ok(output) => {
             let said =
                 String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);

@@ -1,31 +1,30 @@
 //! Primary and standby over a real etcd: never two at once, whatever is killed, frozen or away.
-//!
-//! The program of each master appends its name to one journal. A name that comes back after another's
-//! shows two at once, or a hand-over.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tempfile::TempDir;
 
 use crate::control::Controlled;
 use crate::ctl;
 use crate::etcd::Etcd;
+use crate::journal::{Journal, TTL, find_lease_process, is, lease_process};
 use crate::launch::Launch;
-use crate::log_capture::Record;
 use crate::proc::wait_until;
-use crate::support::{DEADLINE, Server};
+use crate::support::Server;
 
-pub(crate) const TTL: Duration = Duration::from_secs(2);
-
-/// A group of masters with one journal.
+/// A group of masters over etcd.
 pub(crate) struct Group {
     pub(crate) etcd: Etcd,
-    journal: PathBuf,
-    dir: TempDir,
+    journal: Journal,
+}
+
+impl Deref for Group {
+    type Target = Journal;
+
+    fn deref(&self) -> &Journal {
+        &self.journal
+    }
 }
 
 impl Group {
@@ -35,96 +34,22 @@ impl Group {
 
     /// Starts an etcd of so many members.
     pub(crate) fn of(members: usize) -> Option<Self> {
-        let etcd = Etcd::start(members)?;
-        let dir = tempfile::tempdir().unwrap();
-        let journal = dir.path().join("journal");
-        fs::write(&journal, "").unwrap();
-        Some(Self { etcd, journal, dir })
-    }
-
-    pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
+        Some(Self { etcd: Etcd::start(members)?, journal: Journal::new() })
     }
 
     pub(crate) fn master(&self, name: &str) -> Server {
         self.launch(name, &self.etcd.urls()).start()
     }
 
-    /// A master whose program appends the time since the boot and `name` to the journal.
+    /// A master of the etcd at these URLs.
     pub(crate) fn launch(&self, name: &str, urls: &[String]) -> Launch {
         self.launch_with_ttl(name, urls, TTL)
     }
 
-    fn launch_with_ttl(&self, name: &str, urls: &[String], ttl: Duration) -> Launch {
-        let script = format!(
-            "while :; do read up idle < /proc/uptime; echo $up {name} >> {}; sleep 0.02; done",
-            self.journal.display()
-        );
-        let flags = ["-k", "exec", "--ready-after", "10ms", "--graceful-timeout", "30s"];
-        let launch = Launch::new(&flags).unbound().arg("--bind").arg("none");
-        let with_url = |launch: Launch, url: &String| launch.arg("--leader-etcd").arg(url);
-        urls.iter()
-            .fold(launch, with_url)
-            .arg("--leader-key")
-            .arg("ostler-test")
-            .arg("--leader-ttl")
-            .arg(format!("{}ms", ttl.as_millis()))
-            .program(&["sh", "-c", &script])
+    pub(crate) fn launch_with_ttl(&self, name: &str, urls: &[String], ttl: Duration) -> Launch {
+        let launch = self.journal.launch(name, ttl).arg("--leader-key").arg("ostler-test");
+        urls.iter().fold(launch, |launch, url| launch.arg("--leader-etcd").arg(url))
     }
-
-    /// Returns the times and names in the journal.
-    pub(crate) fn entries(&self) -> Vec<(f64, String)> {
-        let text = fs::read_to_string(&self.journal).unwrap();
-        let lines = text.lines().filter_map(|line| line.split_once(' '));
-        lines.filter_map(|(up, name)| Some((up.parse().ok()?, name.to_owned()))).collect()
-    }
-
-    /// Waits until the last entry is by `name`.
-    #[track_caller]
-    pub(crate) fn wait_runs(&self, name: &str) {
-        let began = Instant::now();
-        while self.entries().last().is_none_or(|(_, last)| last != name) {
-            assert!(began.elapsed() < DEADLINE, "{name} never runs: {:?}", self.names());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    /// Returns the names in the journal, each run of entries once.
-    fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.entries().into_iter().map(|(_, name)| name).collect();
-        names.dedup();
-        names
-    }
-
-    /// Returns the times between the last entry of one name and the first of the next.
-    fn gaps(&self) -> Vec<f64> {
-        let entries = self.entries();
-        let changes = entries.windows(2).filter(|pair| pair[0].1 != pair[1].1);
-        changes.map(|pair| pair[1].0 - pair[0].0).collect()
-    }
-
-    #[track_caller]
-    pub(crate) fn expect_names(&self, names: &[&str]) {
-        assert_eq!(self.names(), names);
-        eprintln!("gaps between leaders in s: {:.2?}", self.gaps());
-    }
-}
-
-pub(crate) fn is(message: &str) -> impl Fn(&Record) -> bool {
-    move |record| record.message() == message
-}
-
-/// The child of a master that is no worker.
-fn lease_process(server: &Server) -> Pid {
-    find_lease_process(server).unwrap()
-}
-
-fn find_lease_process(server: &Server) -> Option<Pid> {
-    let path = format!("/proc/{0}/task/{0}/children", server.pid);
-    let children = fs::read_to_string(path).unwrap();
-    let workers: Vec<i32> = server.workers().iter().map(|it| it.pid.as_raw()).collect();
-    let mut pids = children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap());
-    pids.find(|pid| !workers.contains(pid)).map(Pid::from_raw)
 }
 
 #[test]
@@ -218,7 +143,7 @@ fn leader_leads_on_while_its_lease_process_is_killed() {
     let second = launch("b").start();
     second.wait_for("it is a standby", is("standby"));
     let server = &first.server;
-    let worker = server.workers()[0].pid;
+    let worker = server.wait_workers(1)[0].pid;
     for _ in 0..5 {
         let (mark, killed) = (server.mark(), lease_process(server));
         kill(killed, Signal::SIGKILL).unwrap();
@@ -276,7 +201,7 @@ fn upgrade_of_a_member_is_rejected() {
     group.wait_runs("a");
     first.signal(Signal::SIGUSR2);
     let record = first.wait_for("it is rejected", is("upgrade rejected"));
-    let reason = "leader_etcd is set, and the new master could not lead: restart instead";
+    let reason = "pools are led, and the new master could not lead: restart instead";
     assert_eq!(record.text("error"), Some(reason));
     group.expect_names(&["a"]);
 }

@@ -3,10 +3,14 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use super::etcd::Etcd;
-use super::lease::{ACKNOWLEDGE, LeaseConfig, RELEASE};
-use crate::leader::keeper::{Keeper, LeaseStore};
+use super::kubernetes::Kubernetes;
+use super::lease::{ACKNOWLEDGE, LeaseConfig, RELEASE, StoreConfig};
+use crate::leader::keeper::{Keeper, Lease};
+use crate::leader::key_lease::KeyLease;
+use crate::leader::record_lease::RecordLease;
 use crate::os::{clock, poll};
 
 /// How many reports the master may leave unread. Then the lease is not renewed: a master that is
@@ -15,14 +19,23 @@ const UNREAD_MAX: usize = 2;
 
 /// Keeps the lease until the master says that it ends.
 pub(super) fn keep(output: &mut File, input: &mut File, lease: &LeaseConfig) {
-    keep_in(&mut Etcd::new(lease), output, input, lease);
+    let (ttl, identity) = (lease.ttl, lease.identity.as_str());
+    match &lease.store {
+        StoreConfig::Etcd(etcd) => {
+            keep_in(KeyLease::new(Etcd::new(lease, etcd), ttl, identity), output, input, ttl);
+        }
+        StoreConfig::Kubernetes(server) => {
+            let store = Kubernetes::new(lease, server);
+            keep_in(RecordLease::new(store, ttl, identity), output, input, ttl);
+        }
+    }
 }
 
-fn keep_in(store: &mut impl LeaseStore, output: &mut File, input: &mut File, lease: &LeaseConfig) {
-    let mut keeper = Keeper::new(lease.ttl, &lease.identity);
+fn keep_in(lease: impl Lease, output: &mut File, input: &mut File, ttl: Duration) {
+    let mut keeper = Keeper::new(lease, ttl);
     let mut unread = 0;
     loop {
-        let report = keeper.step(store, clock::boot_now);
+        let report = keeper.step(clock::boot_now);
         if output.write_all(&report.encode()).is_err() {
             return; // the master has exited
         }
@@ -42,7 +55,7 @@ fn keep_in(store: &mut impl LeaseStore, output: &mut File, input: &mut File, lea
             match input.read(&mut commands) {
                 Ok(0) => return,
                 Ok(length) if commands[..length].contains(&RELEASE) => {
-                    let _ = keeper.release(store);
+                    let _ = keeper.release();
                     return;
                 }
                 Ok(length) => {

@@ -7,9 +7,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::http_client::HttpClient;
-use super::lease::{LeaseConfig, Login};
-use crate::leader::keeper::{Holder, LeaseId, LeaseStore, StoreError, request_timeout};
+use super::http_client::{Answer, HttpClient, Method};
+use super::lease::{EtcdCluster, LeaseConfig, Login};
+use crate::leader::keeper::{StoreError, request_timeout};
+use crate::leader::key_lease::{Holder, LeaseId, LeaseStore};
+
+/// The status if etcd does not know the token.
+const UNAUTHENTICATED: u16 = 401;
 
 /// The connection to a cluster. A request goes to the member that has answered the last one.
 pub(super) struct Etcd {
@@ -24,28 +28,38 @@ pub(super) struct Etcd {
 }
 
 impl Etcd {
-    pub(super) fn new(lease: &LeaseConfig) -> Self {
+    pub(super) fn new(lease: &LeaseConfig, cluster: &EtcdCluster) -> Self {
         Self {
             client: HttpClient::new(lease.tls.clone(), request_timeout(lease.ttl)),
-            urls: lease.urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect(),
+            urls: cluster.urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect(),
             at: 0,
             key: STANDARD.encode(&lease.key),
             name: STANDARD.encode(&lease.identity),
-            login: lease.login.clone(),
+            login: cluster.login.clone(),
             token: None,
         }
     }
 
     fn post(&mut self, path: &str, body: &Value) -> Result<Value, StoreError> {
         let url = self.urls[self.at].clone();
-        let answer = self.log_in(&url).and_then(|()| {
-            self.client.post(&format!("{url}/v3/{path}"), self.token.as_deref(), body)
-        });
+        let had_token = self.token.is_some();
+        let mut answer = self.try_post(&url, path, body);
+        if had_token && answer.as_ref().is_ok_and(|it| it.status == UNAUTHENTICATED) {
+            self.token = None; // it has expired
+            answer = self.try_post(&url, path, body);
+        }
+        let answer = answer.and_then(Answer::into_object);
         if answer.is_err() {
-            self.token = None; // it may have expired
+            self.token = None;
             self.at = (self.at + 1) % self.urls.len();
         }
         answer.map_err(|reason| format!("{url}: {reason}"))
+    }
+
+    fn try_post(&mut self, url: &str, path: &str, body: &Value) -> Result<Answer, String> {
+        self.log_in(url)?;
+        let url = format!("{url}/v3/{path}");
+        self.client.request(Method::Post, &url, self.token.as_deref(), Some(body))
     }
 
     fn log_in(&mut self, url: &str) -> Result<(), String> {
@@ -56,7 +70,8 @@ impl Etcd {
         let password = fs::read_to_string(&login.password_file);
         let password = password.map_err(|error| format!("{path}: {error}"))?;
         let body = json!({ "name": login.user, "password": password.trim_end_matches('\n') });
-        let answer = self.client.post(&format!("{url}/v3/auth/authenticate"), None, &body)?;
+        let url = format!("{url}/v3/auth/authenticate");
+        let answer = self.client.request(Method::Post, &url, None, Some(&body))?.into_object()?;
         let token = answer["token"].as_str().ok_or("the answer has no token")?;
         self.token = Some(token.to_owned());
         Ok(())

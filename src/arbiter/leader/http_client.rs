@@ -7,12 +7,66 @@ use std::time::Duration;
 
 use serde_json::Value;
 use ureq::Agent;
+use ureq::http::Request;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
 use super::lease::TlsFiles;
 
 /// The longest answer that is read, in bytes.
 const ANSWER_MAX: u64 = 64 << 10;
+
+/// What is asked of an object.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Method {
+    Get,
+    Post,
+    Put,
+}
+
+impl Method {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+        }
+    }
+}
+
+/// The answer to a request.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// A text if it is no JSON.
+    pub(super) body: Value,
+}
+
+impl Answer {
+    fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// Whether the request failed by the state of the object, not by who has sent it.
+    fn is_about_object(&self) -> bool {
+        [404, 409].contains(&self.status)
+    }
+
+    /// Returns the JSON object that is the answer.
+    ///
+    /// # Errors
+    /// The status is no success, or it is no object: the reason, for the operator.
+    pub(super) fn into_object(self) -> Result<Value, String> {
+        if !self.is_success() {
+            let reason = self.body["error"].as_str().or(self.body["message"].as_str());
+            let reason = reason.or(self.body.as_str()).unwrap_or_default().trim();
+            return Err(format!("status {}: {reason}", self.status));
+        }
+        match self.body {
+            body @ Value::Object(_) => Ok(body),
+            _ => Err("the answer is no JSON object".to_owned()),
+        }
+    }
+}
 
 /// A client that reads its certificates anew after each failure, since they may have been renewed.
 pub(super) struct HttpClient {
@@ -26,21 +80,23 @@ impl HttpClient {
         Self { tls, timeout, agent: None }
     }
 
-    /// Posts a JSON object, and returns the object that is the answer. `authorization` is what the header
-    /// field of this name says.
+    /// Sends a request, with a JSON object or without. `authorization` is what the header field of this
+    /// name says.
     ///
     /// # Errors
-    /// The reason, for the operator.
-    pub(super) fn post(
+    /// There is no answer, or none that is JSON: the reason, for the operator.
+    pub(super) fn request(
         &mut self,
+        method: Method,
         url: &str,
         authorization: Option<&str>,
-        body: &Value,
-    ) -> Result<Value, String> {
-        let answer = self.agent().and_then(|agent| send(agent, url, authorization, body));
-        if answer.is_err() {
-            self.agent = None;
+        body: Option<&Value>,
+    ) -> Result<Answer, String> {
+        let answer = self.agent().and_then(|agent| send(agent, method, url, authorization, body));
+        if answer.as_ref().is_ok_and(|it| it.is_success() || it.is_about_object()) {
+            return answer;
         }
+        self.agent = None;
         answer
     }
 
@@ -102,22 +158,27 @@ fn at(path: &Path, reason: &str) -> String {
 
 fn send(
     agent: &Agent,
+    method: Method,
     url: &str,
     authorization: Option<&str>,
-    body: &Value,
-) -> Result<Value, String> {
-    let mut request = agent.post(url).content_type("application/json");
+    body: Option<&Value>,
+) -> Result<Answer, String> {
+    let mut request = Request::builder().method(method.name()).uri(url);
     if let Some(authorization) = authorization {
         request = request.header("Authorization", authorization);
     }
-    let mut answer = request.send(body.to_string()).map_err(|error| error.to_string())?;
-    let status = answer.status();
+    let answer = match body {
+        None => request.body(()).map(|request| agent.run(request)),
+        Some(body) => request
+            .header("Content-Type", "application/json")
+            .body(body.to_string())
+            .map(|request| agent.run(request)),
+    };
+    let mut answer =
+        answer.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    let status = answer.status().as_u16();
     let text = answer.body_mut().with_config().limit(ANSWER_MAX).read_to_string();
     let text = text.map_err(|error| error.to_string())?;
-    let value: Value = serde_json::from_str(&text).unwrap_or_default();
-    if !status.is_success() {
-        let reason = value["error"].as_str().or(value["message"].as_str()).unwrap_or(text.trim());
-        return Err(format!("status {}: {reason}", status.as_u16()));
-    }
-    if value.is_object() { Ok(value) } else { Err("the answer is no JSON object".to_owned()) }
+    let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    Ok(Answer { status, body })
 }

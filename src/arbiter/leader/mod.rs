@@ -7,6 +7,8 @@ mod child;
 mod etcd;
 #[cfg(feature = "leader")]
 mod http_client;
+#[cfg(feature = "leader")]
+mod kubernetes;
 mod lease;
 mod snapshot;
 

@@ -31,6 +31,62 @@ fn impossible_leader_is_rejected() {
             format!("{key}leader_user: a\nleader_password_file: /b"),
             "x.yaml:1: leader_etcd: a login over \"http://a:2379\" can be read on the way: use https://",
         ),
+        (
+            format!("{key}leader_kubernetes_lease: web"),
+            "x.yaml:3: leader_kubernetes_lease: leader_etcd (x.yaml:1) is another store: set one of them",
+        ),
+    ] {
+        assert_eq!(parse_yaml(&text).unwrap_err().to_string(), expected, "{text}");
+    }
+}
+
+#[test]
+fn impossible_lease_of_kubernetes_is_rejected() {
+    let lease = "leader_kubernetes_lease: web\n";
+    let proxy = format!("{lease}leader_kubernetes_api: 'http://127.0.0.1:8001'\n");
+    assert_eq!(parse_yaml(lease).err(), None);
+    assert_eq!(parse_yaml(&proxy).err(), None);
+    for (text, expected) in [
+        (
+            "leader_kubernetes_lease: Web/1".to_owned(),
+            "x.yaml:1: leader_kubernetes_lease: \"Web/1\" is no name of Kubernetes: use lower-case letters, \
+             digits, - and . between them",
+        ),
+        (
+            format!("{lease}leader_kubernetes_namespace: a-"),
+            "x.yaml:2: leader_kubernetes_namespace: \"a-\" is no name of Kubernetes: use lower-case letters, \
+             digits, - and . between them",
+        ),
+        (
+            format!("{lease}leader_key: web"),
+            "x.yaml:2: leader_key: is for etcd, not for Kubernetes: leader_kubernetes_lease is the name",
+        ),
+        (
+            format!("{lease}leader_user: a\nleader_password_file: /b"),
+            "x.yaml:2: leader_user: is for etcd, not for Kubernetes: set leader_kubernetes_token_file",
+        ),
+        (
+            format!("{lease}leader_ttl: 2h"),
+            "x.yaml:2: leader_ttl: is at most 1h with leader_kubernetes_lease",
+        ),
+        (
+            format!("{lease}leader_kubernetes_api: 10.0.0.1"),
+            "x.yaml:2: leader_kubernetes_api: \"10.0.0.1\" is no URL such as https://HOST:6443",
+        ),
+        (
+            format!("{lease}leader_kubernetes_api: 'https://a'"),
+            "x.yaml:2: leader_kubernetes_api: \"https://a\" is certified by an authority: set leader_ca_file",
+        ),
+        (
+            format!("{proxy}leader_kubernetes_token_file: /a"),
+            "x.yaml:2: leader_kubernetes_api: a login over \"http://127.0.0.1:8001\" can be read on the way: \
+             use https://",
+        ),
+        (
+            format!("{lease}reload: true"),
+            "x.yaml:1: leader_kubernetes_lease: a changed program is not upgraded to (x.yaml:2): set reload \
+             to false",
+        ),
     ] {
         assert_eq!(parse_yaml(&text).unwrap_err().to_string(), expected, "{text}");
     }

@@ -49,7 +49,7 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
     Metric {
         name: "ostler_leader",
         kind: Kind::Gauge,
-        help: "With leader_etcd: 1 if this master leads, otherwise 0.",
+        help: "If pools are led: 1 if this master leads, otherwise 0.",
         samples: |snapshot, out| {
             snapshot.leader.iter().for_each(|it| out.add(&[], u8::from(it.is_leading)));
         },
@@ -57,7 +57,7 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
     Metric {
         name: "ostler_leader_transitions_total",
         kind: Kind::Counter,
-        help: "With leader_etcd: how often this master has begun or ceased to lead.",
+        help: "If pools are led: how often this master has begun or ceased to lead.",
         samples: |snapshot, out| {
             snapshot.leader.iter().for_each(|it| out.add(&[], it.transitions));
         },
