@@ -72,6 +72,8 @@ pub(crate) struct PoolGeneration<'a> {
     pub(super) access_log: Option<Arc<AccessLog>>,
     /// It is led by a master that does not lead: it listens on nothing.
     pub(super) is_standby: bool,
+    /// It has closed its listeners, which it may have shared with the generation before.
+    pub(super) has_entered_standby: bool,
     /// The hosts of a led pool's addresses, as looked up when it was prepared.
     hosts: Lookups,
 }
@@ -229,7 +231,8 @@ impl<'a> PoolGeneration<'a> {
                 return Err(PrepareError::Log(error));
             }
         };
-        Ok(Self { spec, listeners, rows, log, access_log, is_standby, hosts })
+        let has_entered_standby = false;
+        Ok(Self { spec, listeners, rows, log, access_log, is_standby, has_entered_standby, hosts })
     }
 
     /// Begins to listen, since this master leads now.
@@ -247,7 +250,7 @@ impl<'a> PoolGeneration<'a> {
         self.stop_accepting(&[]);
         self.free_addresses();
         self.listeners.clear();
-        self.is_standby = true;
+        (self.is_standby, self.has_entered_standby) = (true, true);
     }
 
     /// Stops accepting new connections, except on the sockets in `keep_open`. Workers that drain empty

@@ -191,6 +191,7 @@ mod kubernetes_api;
 mod launch;
 mod leader;
 mod leader_kubernetes;
+mod leader_reload;
 mod leader_store;
 mod linked_dir;
 mod liveness;

@@ -63,6 +63,11 @@ impl<'a> Pool<'a> {
         previous: PoolGeneration<'a>,
     ) -> PoolGeneration<'a> {
         let failed = std::mem::replace(&mut self.generation, previous);
+        if failed.has_entered_standby && !self.generation.is_standby {
+            // Meanwhile the leadership was lost, and the sockets of both were closed. If it has been
+            // regained, this generation binds its addresses anew.
+            self.generation.enter_standby();
+        }
         if self.workers_range().is_some() && self.supervisor.target() > 0 {
             self.scale_to(self.supervisor.target()); // a signal may have moved it within the new range
         }

@@ -15,10 +15,12 @@ const BIND_INTERVAL: std::time::Duration = std::time::Duration::from_millis(500)
 impl Pool<'_> {
     /// Does what the leadership demands, if the pool is led. `now` is when it is tried to listen.
     pub(in crate::arbiter) fn follow_leader(&mut self, duty: Duty, now: MonotonicTime) {
-        if !self.generation.spec.is_led {
+        let is_led = self.generation.spec.is_led;
+        if !is_led && !self.generation.is_standby {
             return self.supervisor.set_standby(None);
         }
-        match duty {
+        // One that is not led listens again after a reload that would have had it led.
+        match if is_led { duty } else { Duty::Serve } {
             Duty::Stand => {
                 if !self.generation.is_standby {
                     self.generation.enter_standby();
