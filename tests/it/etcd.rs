@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client::Client;
 use crate::launch::free_port;
+use crate::netns::Host;
 use crate::proc::wait_until;
 
 /// A cluster. Dropping it kills its members.
@@ -25,23 +27,41 @@ pub struct Etcd {
 
 struct Member {
     name: String,
+    /// Where it runs, if not beside this process.
+    host: Option<Host>,
     client_port: u16,
     peer_port: u16,
     process: Option<Child>,
 }
 
+impl Member {
+    fn address(&self) -> Ipv4Addr {
+        self.host.as_ref().map_or(Ipv4Addr::LOCALHOST, Host::address)
+    }
+
+    fn peer_url(&self) -> String {
+        format!("http://{}:{}", self.address(), self.peer_port)
+    }
+}
+
 impl Etcd {
     /// Starts so many members; `None` if etcd is not installed, which is printed.
     pub fn start(count: usize) -> Option<Self> {
-        let member = |number| Member {
+        Self::start_on(vec![None; count])
+    }
+
+    /// Starts a member on each host, or beside this process.
+    pub fn start_on(hosts: Vec<Option<Host>>) -> Option<Self> {
+        let count = hosts.len();
+        let member = |(number, host)| Member {
             name: format!("m{number}"),
+            host,
             client_port: free_port(),
             peer_port: free_port(),
             process: None,
         };
-        let members: Vec<_> = (0..count).map(member).collect();
-        let peers =
-            members.iter().map(|it| format!("{}=http://127.0.0.1:{}", it.name, it.peer_port));
+        let members: Vec<_> = hosts.into_iter().enumerate().map(member).collect();
+        let peers = members.iter().map(|it| format!("{}={}", it.name, it.peer_url()));
         let cluster = peers.collect::<Vec<_>>().join(",");
         let dir = tempfile::tempdir().unwrap();
         let mut etcd = Self { members, cluster, certificates: None, dir };
@@ -57,9 +77,12 @@ impl Etcd {
 
     fn spawn(&mut self, number: usize) -> std::io::Result<()> {
         let member = &self.members[number];
-        let (client, peer) = (self.url(number), format!("http://127.0.0.1:{}", member.peer_port));
-        let mut command = Command::new("etcd");
+        let (client, peer) = (self.url(number), member.peer_url());
+        let words = member.host.as_ref().map_or(Vec::new(), Host::words);
+        let words: Vec<&str> = words.iter().map(String::as_str).chain(["etcd"]).collect();
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
             .args(["--name", &member.name, "--data-dir"])
             .arg(self.dir.path().join(&member.name))
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
@@ -82,11 +105,44 @@ impl Etcd {
     }
 
     fn wait_ready(&self, number: usize) {
-        wait_until("etcd listens", || TcpStream::connect(self.address(number)).is_ok());
+        wait_until("etcd listens", || self.connect(number).is_ok());
+    }
+
+    fn connect(&self, number: usize) -> std::io::Result<Client> {
+        let connect = || Client::tcp(self.address(number));
+        self.members[number].host.as_ref().map_or_else(connect, |host| host.within(connect))
     }
 
     pub fn address(&self, number: usize) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.members[number].client_port).into()
+        let member = &self.members[number];
+        (member.address(), member.client_port).into()
+    }
+
+    /// Waits until the members have a leader that they agree on, and returns its number.
+    pub fn leader(&self) -> usize {
+        let ask = |number| {
+            let answer = self.post(number, "maintenance/status", "{}")?.try_answer()?;
+            let json: Value = serde_json::from_slice(&answer.body)?;
+            Ok((json["header"]["member_id"].clone(), json["leader"].clone()))
+        };
+        let mut found = None;
+        wait_until("etcd has a leader", || {
+            let answers = (0..self.members.len()).map(ask).collect::<std::io::Result<Vec<_>>>();
+            let Ok(answers) = answers else { return false };
+            found = answers.iter().position(|(member, _)| *member == answers[0].1);
+            answers.iter().all(|(_, leader)| *leader == answers[0].1) && found.is_some()
+        });
+        found.unwrap()
+    }
+
+    /// Asks a member.
+    fn post(&self, number: usize, path: &str, body: &str) -> std::io::Result<Client> {
+        let mut client = self.connect(number)?;
+        let length = body.len();
+        client.try_send(format!(
+            "POST /v3/{path} HTTP/1.1\r\nHost: etcd\r\nContent-Length: {length}\r\n\r\n{body}"
+        ))?;
+        Ok(client)
     }
 
     fn url(&self, number: usize) -> String {
@@ -119,12 +175,7 @@ impl Etcd {
             ("user/grant", r#"{"user": "root", "role": "root"}"#),
             ("enable", "{}"),
         ] {
-            let mut client = Client::tcp(self.address(0)).unwrap();
-            let length = body.len();
-            client.send(format!(
-                "POST /v3/auth/{path} HTTP/1.1\r\nHost: etcd\r\nContent-Length: {length}\r\n\r\n{body}"
-            ));
-            let answer = client.answer();
+            let answer = self.post(0, &format!("auth/{path}"), body).unwrap().answer();
             assert_eq!(answer.status(), 200, "{path}: {}", answer.text());
         }
         self.stop(0);

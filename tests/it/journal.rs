@@ -1,6 +1,7 @@
 //! A group of masters of which one leads, as a journal shows it: the program of each master appends its name
 //! to one file. A name that comes back after another's shows two at once, or a hand-over.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -32,10 +33,10 @@ impl Journal {
         self.dir.path()
     }
 
-    /// A master whose program appends the time since the boot and `name`. It has no store yet.
+    /// A master whose program appends the time since the boot, `name` and its process. It has no store yet.
     pub(crate) fn launch(&self, name: &str, ttl: Duration) -> Launch {
         let script = format!(
-            "while :; do read up idle < /proc/uptime; echo $up {name} >> {}; sleep 0.02; done",
+            "while :; do read up idle < /proc/uptime; echo $up {name} $$ >> {}; sleep 0.02; done",
             self.path.display()
         );
         let flags = ["-k", "exec", "--ready-after", "10ms", "--graceful-timeout", "30s"];
@@ -50,9 +51,17 @@ impl Journal {
 
     /// Returns the times and names in the journal.
     pub(crate) fn entries(&self) -> Vec<(f64, String)> {
+        self.lines().into_iter().map(|(up, name, _)| (up, name)).collect()
+    }
+
+    /// Returns the times, names and processes in the journal.
+    fn lines(&self) -> Vec<(f64, String, String)> {
         let text = fs::read_to_string(&self.path).unwrap();
-        let lines = text.lines().filter_map(|line| line.split_once(' '));
-        lines.filter_map(|(up, name)| Some((up.parse().ok()?, name.to_owned()))).collect()
+        let parse = |line: &str| {
+            let mut words = line.split(' ').map(str::to_owned);
+            Some((words.next()?.parse().ok()?, words.next()?, words.next()?))
+        };
+        text.lines().filter_map(parse).collect()
     }
 
     /// Waits until the last entry is by `name`.
@@ -83,6 +92,19 @@ impl Journal {
     pub(crate) fn expect_names(&self, names: &[&str]) {
         assert_eq!(self.names(), names);
         eprintln!("gaps between leaders in s: {:.2?}", self.gaps());
+    }
+
+    /// No process writes again after one of another master has, however often the leader has changed.
+    #[track_caller]
+    pub(crate) fn expect_exclusive(&self) {
+        let lines = self.lines();
+        let runs = lines.chunk_by(|one, two| one.1 == two.1);
+        let runs: Vec<BTreeSet<_>> = runs.map(|run| run.iter().map(|it| &it.2).collect()).collect();
+        for (number, run) in runs.iter().enumerate() {
+            let again = runs[number + 1..].iter().find(|later| !later.is_disjoint(run));
+            assert!(again.is_none(), "two at once: {:?}, {run:?}", self.names());
+        }
+        eprintln!("leaders: {:?}, gaps in s: {:.2?}", self.names(), self.gaps());
     }
 }
 

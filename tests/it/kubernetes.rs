@@ -1,62 +1,14 @@
-//! Kubernetes: the manifests in config/kubernetes/ agree with the program, and a rolling update loses no
-//! request.
+//! Kubernetes: the manifests in config/kubernetes/ agree with the program.
 
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use serde_yaml::Value;
 
 use crate::control::Controlled;
-use crate::load::{Endpoints, Load};
-use crate::proc::wait_until;
-
-on_every_class_slowly!(ten_rolling_updates_lose_nothing);
-
-/// How many pods serve.
-const REPLICAS: usize = 2;
-/// The setting `pre_stop` of a pod.
-const PRE_STOP: Duration = Duration::from_millis(1500);
-/// How long after SIGTERM the endpoint of a pod is still sent clients.
-const ENDPOINT_DELAY: Duration = Duration::from_millis(250);
-
-/// Starts a pod, and waits until its readiness probe succeeds.
-fn ready_pod(class: &str) -> Controlled {
-    let pre_stop = format!("{}ms", PRE_STOP.as_millis());
-    let pod = Controlled::start(&["-k", class, "-w", "2", "--pre-stop", &pre_stop]);
-    wait_until("the pod is ready", || pod.ask_metrics("/readyz", &[]).status() == 200);
-    pod
-}
-
-/// Replaces each pod as Kubernetes does with `maxSurge: 1` and `maxUnavailable: 0`: the next one is ready
-/// first; then the old one has SIGTERM, and its endpoint is taken away somewhat later.
-fn ten_rolling_updates_lose_nothing(class: &str) {
-    let mut pods: Vec<_> = (0..REPLICAS).map(|_| ready_pod(class)).collect();
-    let addresses = pods.iter().map(|pod| pod.server.address()).collect();
-    let endpoints: Endpoints = Arc::new(Mutex::new(addresses));
-    let load = Load::on_endpoints(&endpoints);
-    for _ in 0..10 * REPLICAS {
-        let new = ready_pod(class);
-        endpoints.lock().unwrap().push(new.server.address());
-        let mut old = pods.remove(0);
-        pods.push(new);
-        old.server.signal(Signal::SIGTERM);
-        thread::sleep(ENDPOINT_DELAY); // this is what the cluster is slow at
-        let gone = old.server.address();
-        endpoints.lock().unwrap().retain(|address| *address != gone);
-        load.wait_answers(10);
-        old.server.expect_clean_exit(); // before the kubelet would send SIGKILL
-    }
-    load.wait_answers(10);
-    load.finish();
-    pods.into_iter().for_each(|pod| pod.server.finish());
-}
 
 fn directory() -> PathBuf {
     config("kubernetes")

@@ -34,7 +34,12 @@ impl Group {
 
     /// Starts an etcd of so many members.
     pub(crate) fn of(members: usize) -> Option<Self> {
-        Some(Self { etcd: Etcd::start(members)?, journal: Journal::new() })
+        Etcd::start(members).map(Self::over)
+    }
+
+    /// Makes a group whose masters agree by this etcd.
+    pub(crate) fn over(etcd: Etcd) -> Self {
+        Self { etcd, journal: Journal::new() }
     }
 
     pub(crate) fn master(&self, name: &str) -> Server {

@@ -22,17 +22,12 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// How many clients a crowd has.
 const CROWD: usize = 12;
 
-/// The addresses of a service that runs more than once, as a load balancer has them at present.
-pub type Endpoints = Arc<Mutex<Vec<SocketAddr>>>;
-
 /// Where clients connect.
 #[derive(Clone, Debug)]
 pub enum Target {
     Tcp(SocketAddr),
     Path(PathBuf),
     Abstract(String),
-    /// One after the other.
-    Endpoints(Endpoints),
 }
 
 impl From<SocketAddr> for Target {
@@ -48,37 +43,6 @@ impl Target {
             Self::Tcp(address) => Client::tcp(*address),
             Self::Path(path) => Client::unix(path),
             Self::Abstract(name) => Client::abstract_unix(name),
-            Self::Endpoints(_) => self.pick().connect(),
-        }
-    }
-
-    /// Opens a connection for the next client. Returns `None` if the client was delayed, and its address
-    /// was taken away meanwhile.
-    fn connect_offered(&self) -> io::Result<Option<Client>> {
-        let begun = Instant::now();
-        let picked = self.pick();
-        match picked.connect() {
-            Ok(client) => Ok(Some(client)),
-            Err(_) if begun.elapsed() > KEEPALIVE_RACE_MIN && !self.offers(&picked) => Ok(None),
-            Err(error) => Err(with_context("connect", error)),
-        }
-    }
-
-    /// Returns the address for the next client.
-    fn pick(&self) -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let Self::Endpoints(endpoints) = self else { return self.clone() };
-        let endpoints = endpoints.lock().unwrap();
-        Self::Tcp(endpoints[NEXT.fetch_add(1, Ordering::Relaxed) % endpoints.len()])
-    }
-
-    /// Returns whether clients may still use the picked address.
-    fn offers(&self, picked: &Self) -> bool {
-        match (self, picked) {
-            (Self::Endpoints(endpoints), Self::Tcp(address)) => {
-                endpoints.lock().unwrap().contains(address)
-            }
-            _ => true,
         }
     }
 }
@@ -117,10 +81,9 @@ impl Load {
         Self::start(address.into(), Tolerance::Nothing, &[fresh, fresh, kept])
     }
 
-    /// Starts clients of a service at several addresses, for which every request must be answered.
-    pub fn on_endpoints(endpoints: &Endpoints) -> Self {
-        let target = Target::Endpoints(Arc::clone(endpoints));
-        Self::start(target, Tolerance::Nothing, &[fresh, fresh, kept, kept])
+    /// Starts clients of a service behind which several servers are. Every request must be answered.
+    pub fn on_service(address: SocketAddr) -> Self {
+        Self::start(address.into(), Tolerance::Nothing, &[fresh, fresh, kept, kept])
     }
 
     /// Starts clients that end when their connection is refused. Each accepted connection must be
@@ -237,7 +200,7 @@ pub fn is_refusal(error: &io::Error) -> bool {
 /// Opens a connection for each request.
 fn fresh(shared: &Shared, target: &Target) -> io::Result<()> {
     let begun = Instant::now();
-    let Some(mut client) = target.connect_offered()? else { return Ok(()) };
+    let mut client = target.connect().map_err(|error| with_context("connect", error))?;
     let sent = client.try_send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     let idle = begun.elapsed();
     match sent.and_then(|()| client.try_answer()) {
@@ -254,7 +217,7 @@ fn fresh(shared: &Shared, target: &Target) -> io::Result<()> {
 fn kept(shared: &Shared, target: &Target) -> io::Result<()> {
     // An answer may have arrived long before its client had time to read it.
     let mut asked = Instant::now();
-    let Some(mut client) = target.connect_offered()? else { return Ok(()) };
+    let mut client = target.connect().map_err(|error| with_context("connect", error))?;
     while !shared.stopped() {
         let before = std::mem::replace(&mut asked, Instant::now());
         let sent = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
