@@ -198,7 +198,8 @@ impl Supervisor {
         }
         let reason = if target == 0 { ExitReason::Reload } else { ExitReason::ScaledDown };
         if !awaits_canary {
-            self.drain_where(reason, target, |_| true, now, actions);
+            let kept = self.last_old_beyond_target();
+            self.drain_where(reason, target, |worker| Some(worker.id) != kept, now, actions);
         }
     }
 
@@ -269,8 +270,8 @@ impl Supervisor {
     }
 
     /// New before old: drains a ready worker once a newer one, or one of the pool's generation, is
-    /// ready in its slot. The last old worker serves until the reload is complete: it may be the
-    /// only one that listens on an old address.
+    /// ready in its slot. The last old worker that serves does so until the reload is complete: it may
+    /// be the only one that listens on an old address.
     fn drain_replaced(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
         let generation = self.desired.generation;
         let is_reloading = self.rolling.is_some();
@@ -286,10 +287,11 @@ impl Supervisor {
                     continue;
                 }
                 if is_reloading && worker.generation < generation {
-                    if is_held || old_count == 1 {
+                    let serves = worker.is_serving();
+                    if is_held || (serves && old_count == 1) {
                         continue;
                     }
-                    old_count -= 1;
+                    old_count -= usize::from(serves);
                 }
                 let reason = worker.replacement_reason(generation);
                 worker.begin_drain(reason, now);
@@ -299,27 +301,35 @@ impl Supervisor {
     }
 
     /// Old before new, as far as `max_unavailable` allows: drains workers that are due for
-    /// replacement before their replacement is started. Not before every pool's canary is ready,
-    /// and not the last old worker.
+    /// replacement before their replacement is started. Not before every pool's canary is ready, and
+    /// not the last old worker that serves. A worker in drain mode is not missing: an operator wants
+    /// it so. But the last one that serves beside it is replaced by a surge.
     fn drain_before_replacement(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
         let Desired { policy, target, generation } = self.desired;
         if policy.max_unavailable == 0 || self.awaits_any_canary() {
             return;
         }
-        let missing = (0..target).filter(|slot| !self.slots[*slot].has_serving()).count();
+        let is_missing = |slot: &&Slot| !slot.has_serving() && !slot.is_in_drain_mode();
+        let missing = self.slots.iter().take(target).filter(is_missing).count();
         let mut allowed = policy.max_unavailable.saturating_sub(missing);
         let mut old_count = self.count_old();
         let is_reloading = self.rolling.is_some();
-        for index in 0..target {
+        let is_held = |slot: &usize| self.slots[*slot].is_in_drain_mode();
+        let (held, others): (Vec<_>, Vec<_>) = (0..target).partition(is_held);
+        for index in held.into_iter().chain(others) {
             let is_due = self.needs_replacement(index, now) && self.slots[index].not_before <= now;
             // Nothing is lost with a slot whose worker is in drain mode.
             let cost = usize::from(self.slots[index].has_serving());
             if allowed < cost || !is_due || self.slots[index].is_being_filled() {
                 continue;
             }
+            if cost > 0 && self.has_one_serving_beside_drained() {
+                continue;
+            }
             let is_ready = |worker: &&mut Worker| worker.state == State::Ready;
             let slot = &mut self.slots[index];
-            let old_here = slot.workers.iter().filter(|w| w.is_old(generation)).count();
+            let is_old_serving = |w: &&Worker| w.is_old(generation) && w.is_serving();
+            let old_here = slot.workers.iter().filter(is_old_serving).count();
             if is_reloading && old_here > 0 && old_here == old_count {
                 continue;
             }
@@ -329,39 +339,26 @@ impl Supervisor {
                 actions.push(Action::Drain(worker.id, reason));
             }
             old_count -= old_here;
-            allowed -= cost;
+            allowed = allowed.saturating_sub(1); // from now on the slot is missing
         }
     }
 
-    /// Returns how many ready workers are of an old generation.
+    /// Returns how many ready workers of an old generation serve.
     fn count_old(&self) -> usize {
-        self.workers().filter(|worker| worker.is_old(self.desired.generation)).count()
-    }
-
-    /// Returns whether this pool reloads and its canary has not been ready.
-    fn awaits_own_canary(&self) -> bool {
-        self.rolling.is_some_and(|rolling| !rolling.canary_ready)
-    }
-
-    /// Returns whether this pool reloads and the canary of some pool has not been ready.
-    fn awaits_any_canary(&self) -> bool {
-        self.rolling.is_some_and(|rolling| rolling.overall_phase < ReloadPhase::Rolling)
-    }
-
-    /// Returns whether only the canary of another pool is awaited.
-    fn awaits_other_canary(&self) -> bool {
-        self.awaits_any_canary() && !self.awaits_own_canary()
+        let generation = self.desired.generation;
+        self.workers().filter(|worker| worker.is_old(generation) && worker.is_serving()).count()
     }
 
     /// Returns how many replacements may be starting: `max_surge`, but at least 1 for the first and
-    /// the last replacement of a reload, which never leave a slot unserved.
+    /// the last replacement of a reload, which never leave a slot unserved, and for the last worker
+    /// that serves beside others in drain mode.
     fn surge(&self) -> usize {
         if self.desired.policy.max_surge > 0 {
             return self.desired.policy.max_surge;
         }
         let is_first_or_last =
             self.awaits_own_canary() || (self.rolling.is_some() && self.count_old() == 1);
-        usize::from(is_first_or_last)
+        usize::from(is_first_or_last || self.has_one_serving_beside_drained())
     }
 
     /// Starts replacements for outdated and recycled workers, as many at a time as the surge allows.
@@ -384,7 +381,7 @@ impl Supervisor {
 
     /// Returns whether a ready worker in the slot must be replaced: it is outdated, or it is the
     /// newest of the pool's generation and due for recycling.
-    fn needs_replacement(&self, slot: usize, now: MonotonicTime) -> bool {
+    pub(super) fn needs_replacement(&self, slot: usize, now: MonotonicTime) -> bool {
         let slot = &self.slots[slot];
         let generation = self.desired.generation;
         let replacement = slot.replacement(generation);

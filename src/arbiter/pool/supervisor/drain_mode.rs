@@ -1,16 +1,16 @@
 //! The drain mode of one worker: it accepts no clients, finishes those that it has, and stays. It belongs to
 //! the process: a replacement serves.
 
-use super::Supervisor;
-use super::slot::State;
+use super::slot::{State, Worker};
 use super::types::{DrainModeError, DrainProgress, WorkerId};
+use super::{Desired, Supervisor};
 
 impl Supervisor {
     /// Begins the drain mode of the newest ready worker of a slot. Returns the worker, and whether it was
     /// not in drain mode.
     ///
     /// # Errors
-    /// There is none, or no other worker serves.
+    /// There is none, or no other slot serves, also after a reload or its roll-back.
     pub(crate) fn begin_drain_mode(
         &mut self,
         slot: usize,
@@ -19,7 +19,10 @@ impl Supervisor {
         if self.drain_progress(id) != DrainProgress::Off {
             return Ok((id, false));
         }
-        if !self.ready_workers().any(|other| other != id) {
+        let target = self.desired.target;
+        let kept = self.rolling.map_or(target, |it| it.previous_desired.target.min(target));
+        let mut others = self.slots.iter().take(kept).enumerate().filter(|(it, _)| *it != slot);
+        if !others.any(|(_, other)| other.has_serving()) {
             return Err(DrainModeError::LastServing);
         }
         self.set_drain_progress(id, DrainProgress::Draining);
@@ -66,6 +69,23 @@ impl Supervisor {
     /// Returns how many ready workers are in drain mode.
     pub(crate) fn drain_mode_count(&self) -> usize {
         self.workers().filter(|worker| worker.is_in_drain_mode()).count()
+    }
+
+    /// Returns whether workers are in drain mode, and only one serves.
+    pub(super) fn has_one_serving_beside_drained(&self) -> bool {
+        self.drain_mode_count() > 0 && self.ready_count() == 1
+    }
+
+    /// Returns the old worker beyond the target that is to serve until a reload is complete: all old ones
+    /// within the target are in drain mode.
+    pub(super) fn last_old_beyond_target(&self) -> Option<WorkerId> {
+        let Desired { target, generation, .. } = self.rolling.map(|_| self.desired)?;
+        let is_old_serving = |worker: &&Worker| worker.is_old(generation) && worker.is_serving();
+        let slots = self.slots.iter().enumerate();
+        let mut old =
+            slots.flat_map(|(slot, it)| it.workers.iter().map(move |worker| (slot, worker)));
+        let (slot, worker) = old.find(|(_, worker)| is_old_serving(worker))?;
+        (target <= slot).then_some(worker.id)
     }
 
     /// Returns the smallest target that removes no worker in drain mode and leaves a worker that serves. If

@@ -328,6 +328,21 @@ impl Supervisor {
         self.rolling.is_some()
     }
 
+    /// Returns whether this pool reloads and its canary has not been ready.
+    fn awaits_own_canary(&self) -> bool {
+        self.rolling.is_some_and(|rolling| !rolling.canary_ready)
+    }
+
+    /// Returns whether this pool reloads and the canary of some pool has not been ready.
+    fn awaits_any_canary(&self) -> bool {
+        self.rolling.is_some_and(|rolling| rolling.overall_phase < ReloadPhase::Rolling)
+    }
+
+    /// Returns whether only the canary of another pool is awaited.
+    fn awaits_other_canary(&self) -> bool {
+        self.awaits_any_canary() && !self.awaits_own_canary()
+    }
+
     /// Returns how the pool is being stopped, if it is.
     pub(crate) fn stopping(&self) -> Option<ShutdownMode> {
         match self.phase {

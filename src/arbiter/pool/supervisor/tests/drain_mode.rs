@@ -46,6 +46,19 @@ fn last_serving_worker_keeps_serving() {
     assert_eq!(alone.supervisor.begin_drain_mode(SLOT_0), Err(DrainModeError::LastServing));
 }
 
+/// What a reload or its roll-back removes does not count, nor what is replaced in the same slot.
+#[test]
+fn worker_beyond_the_kept_slots_is_no_other_that_serves() {
+    for (before, after) in [(1, 2), (2, 1)] {
+        let mut pool = Pool::serving(POLICY, before);
+        pool.supervisor.reload(POLICY, after);
+        pool.step();
+        pool.all_become_ready();
+        assert!(pool.supervisor.ready_count() > 1);
+        assert_eq!(pool.supervisor.begin_drain_mode(SLOT_0), Err(DrainModeError::LastServing));
+    }
+}
+
 #[test]
 fn replacement_of_exited_worker_serves() {
     let mut pool = drained(POLICY, 2);
@@ -91,6 +104,60 @@ fn old_worker_in_drain_mode_costs_no_unavailability() {
     pool.exits(1, ExitClass::Requested);
     pool.become_ready(4);
     assert_eq!(pool.step(), [drain(2, ExitReason::Recycled), spawn(5, 1)]);
+}
+
+#[test]
+fn others_are_recycled_beside_a_worker_in_drain_mode() {
+    let policy = Policy { max_surge: 0, max_unavailable: 1, ..POLICY };
+    let mut pool = drained(policy, 4);
+    for slot in 1..4 {
+        pool.supervisor.on_replacement_requested(WorkerId(slot + 1));
+    }
+    // An operator has taken the one in drain mode away: it is not missing.
+    for slot in 1..4 {
+        let old = slot as u64 + 1;
+        let new = old + 3;
+        assert_eq!(pool.step(), [drain(old, ExitReason::Recycled), spawn(new, slot)]);
+        pool.exits(old, ExitClass::Requested);
+        pool.become_ready(new);
+    }
+    assert_eq!(pool.step(), []);
+    assert_eq!((pool.supervisor.ready_count(), pool.supervisor.drain_mode_count()), (3, 1));
+}
+
+#[test]
+fn last_serving_worker_is_recycled_new_before_old() {
+    let policy = Policy { max_surge: 0, max_unavailable: 1, ..POLICY };
+    let mut pool = drained(policy, 2);
+    pool.supervisor.on_replacement_requested(WorkerId(2));
+    assert_eq!(pool.step(), [spawn(3, 1)]);
+    pool.become_ready(3);
+    assert_eq!(pool.step(), [drain(2, ExitReason::Recycled)]);
+    assert_eq!(pool.supervisor.ready_count(), 1);
+}
+
+#[test]
+fn reload_keeps_the_last_old_worker_that_serves() {
+    for policy in [POLICY, Policy { max_surge: 0, max_unavailable: 1, ..POLICY }] {
+        let mut pool = Pool::serving(policy, 3);
+        assert_eq!(pool.supervisor.begin_drain_mode(2), Ok((WorkerId(3), true)));
+        pool.supervisor.reload(policy, 3);
+        let mut drained = Vec::new();
+        while pool.commits == 0 {
+            let actions = pool.turn().0;
+            if pool.commits == 0 {
+                let is_old = |worker: &&Worker| worker.is_old(2) && worker.is_serving();
+                assert!(pool.supervisor.workers().any(|worker| is_old(&worker)), "{actions:?}");
+            }
+            drained.extend(actions.iter().filter_map(|action| match action {
+                Action::Drain(id, ExitReason::Reload) => Some(id.0),
+                _ => None,
+            }));
+            pool.all_become_ready();
+        }
+        assert!(drained.contains(&3) && drained.len() == 3, "{drained:?}");
+        assert_eq!((pool.supervisor.ready_count(), pool.supervisor.drain_mode_count()), (3, 0));
+    }
 }
 
 #[test]

@@ -27,6 +27,9 @@ const HUNG_DRAINS_MIN: u64 = 100;
 /// The fewest workers in 1,000 scenarios that are recycled for their memory.
 const OVER_LIMIT_MIN: u64 = 100;
 
+/// The fewest drain modes that begin in 1,000 scenarios.
+const DRAIN_MODES_MIN: u64 = 500;
+
 /// The `max_memory` of the policies that limit memory.
 const MAX_MEMORY: u64 = 1 << 20;
 
@@ -57,6 +60,8 @@ struct Process {
     /// Timeouts start here at the earliest: the end of the last stall that was discounted.
     timeout_floor: MonotonicTime,
     is_ready: bool,
+    /// It is in drain mode, which has a meaning while nothing else is requested of it.
+    is_in_drain_mode: bool,
     request: Request,
     /// No rule allows SIGKILL before this time.
     kill_from: MonotonicTime,
@@ -74,8 +79,17 @@ struct Process {
 }
 
 impl Process {
-    fn serves(&self) -> bool {
+    /// Returns whether it is ready, and perhaps in drain mode.
+    fn is_active(&self) -> bool {
         self.is_ready && self.request == Request::Nothing
+    }
+
+    fn serves(&self) -> bool {
+        self.is_active() && !self.is_in_drain_mode
+    }
+
+    fn is_held(&self) -> bool {
+        self.is_active() && self.is_in_drain_mode
     }
 
     fn beat(&self, now: MonotonicTime) -> MonotonicTime {
@@ -132,6 +146,8 @@ struct Simulation {
     surge: usize,
     /// The most workers allowed to be missing since none was.
     unavailable: usize,
+    /// Slots whose worker in drain mode was asked to exit, and that have had no ready worker since.
+    given_up: BTreeSet<usize>,
     /// The generation whose workers mostly fail.
     failing_generation: Option<u32>,
     ever_ready: bool,
@@ -146,6 +162,7 @@ struct Simulation {
     steps: u64,
     hung_drains: u64,
     over_limit: u64,
+    drain_modes: u64,
 }
 
 impl Simulation {
@@ -160,6 +177,7 @@ impl Simulation {
             previous: None,
             surge: 0,
             unavailable: 0,
+            given_up: BTreeSet::new(),
             failing_generation: None,
             ever_ready: false,
             has_disturbance: true,
@@ -169,6 +187,7 @@ impl Simulation {
             steps: 0,
             hung_drains: 0,
             over_limit: 0,
+            drain_modes: 0,
         };
         simulation.policy = simulation.any_policy();
         let target = simulation.random.below(6) as usize;
@@ -332,7 +351,7 @@ impl Simulation {
         for (id, limit) in due {
             let is_unreadable = self.random.below(64) == 0;
             let process = self.processes.get_mut(&id).expect("a process of the pool");
-            assert!(process.serves(), "sampled without need: {process:?}");
+            assert!(process.is_active(), "sampled without need: {process:?}");
             assert!(limit > 0 && limit == process.policy.max_memory);
             let bytes = if process.is_large { limit + 1 } else { limit };
             let sample = (!is_unreadable).then_some(bytes);
@@ -369,6 +388,7 @@ impl Simulation {
             since: self.now,
             timeout_floor: MonotonicTime::default(),
             is_ready: false,
+            is_in_drain_mode: false,
             request: Request::Nothing,
             kill_from: MonotonicTime::from_nanos(u64::MAX),
             abort_from: self.now,
@@ -405,6 +425,9 @@ impl Simulation {
         };
         let exits_at = self.now.saturating_add(self.random.within(limit));
         let process = self.processes.get_mut(&id).expect("checked before");
+        if process.is_held() && !self.supervisor.is_suspended {
+            self.given_up.insert(process.slot);
+        }
         if process.request == Request::DrainHung && request == Request::QuickStop {
             process.kill_from = process.abort_from; // a stop never gives more time
         }
@@ -420,10 +443,14 @@ impl Simulation {
         process.kill_from = process.kill_from.min(kill_from);
     }
 
-    /// Runs without faults: within 5 minutes every slot has its worker, and no other is left.
+    /// Runs without faults: within 5 minutes every slot has its worker, and no other is left. Workers may
+    /// stay in drain mode.
     fn run_quietly(&mut self) {
         self.fault_mode = FaultMode::Quiet;
         self.supervisor.resume();
+        if self.random.below(2) == 0 {
+            self.end_drain_modes();
+        }
         let limit = self.now.saturating_add(5 * MINUTE);
         while !self.has_converged() {
             assert!(self.now < limit, "no convergence: {:?} {:?}", self.supervisor, self.processes);
@@ -474,9 +501,9 @@ impl Simulation {
 struct Scenario;
 
 impl Scenario {
-    /// Plays a run. Returns the counts of steps, of drains of hung workers, and of workers recycled
-    /// for their memory.
-    fn run(seed: u64, length: u64) -> [u64; 3] {
+    /// Plays a run. Returns the counts of steps, of drains of hung workers, of workers recycled for their
+    /// memory, and of drain modes.
+    fn run(seed: u64, length: u64) -> [u64; 4] {
         let mut simulation = Simulation::new(seed);
         while simulation.steps < length && simulation.supervisor.outcome().is_none() {
             simulation.step();
@@ -491,7 +518,7 @@ impl Scenario {
             }
             None => simulation.stop(),
         }
-        [simulation.steps, simulation.hung_drains, simulation.over_limit]
+        [simulation.steps, simulation.hung_drains, simulation.over_limit, simulation.drain_modes]
     }
 }
 
@@ -500,20 +527,23 @@ fn random_schedules_obey_the_rules_and_converge() {
     let scenarios = SCENARIOS_PER_CASE * ProptestConfig::default().cases;
     let config =
         ProptestConfig { cases: scenarios, failure_persistence: None, ..ProptestConfig::default() };
-    let totals = Cell::new([0; 3]);
+    let totals = Cell::new([0; 4]);
     let scenario = (any::<u64>().no_shrink(), 1..1000_u64);
     TestRunner::new(config)
         .run(&scenario, |(seed, length)| {
             let counts = Scenario::run(seed, length);
             let sums = totals.get().into_iter().zip(counts).map(|(total, count)| total + count);
-            totals.set(sums.collect::<Vec<u64>>().try_into().expect("three counts"));
+            totals.set(sums.collect::<Vec<u64>>().try_into().expect("four counts"));
             Ok(())
         })
         .unwrap_or_else(|failure| panic!("(seed, length): {failure}"));
-    let [steps, hung_drains, over_limit] = totals.get();
-    println!("{steps} steps, {hung_drains} hung drains, {over_limit} over max_memory");
+    let [steps, hung_drains, over_limit, drain_modes] = totals.get();
+    println!(
+        "{steps} steps, {hung_drains} hung drains, {over_limit} over max_memory, {drain_modes} drain modes"
+    );
     let least = |per_thousand: u64| per_thousand * u64::from(scenarios) / 1000;
     assert!(least(STEPS_MIN) <= steps, "only {steps} steps");
     assert!(least(HUNG_DRAINS_MIN) <= hung_drains, "only {hung_drains} hung drains");
     assert!(least(OVER_LIMIT_MIN) <= over_limit, "only {over_limit} over max_memory");
+    assert!(least(DRAIN_MODES_MIN) <= drain_modes, "only {drain_modes} drain modes");
 }

@@ -9,7 +9,7 @@ impl Simulation {
         if self.supervisor.phase != Phase::Serving || process.slot >= self.supervisor.target() {
             assert_eq!(report.restart_in, None);
         }
-        let others = self.processes.values().any(|p| p.slot == process.slot && p.serves());
+        let others = self.processes.values().any(|p| p.slot == process.slot && p.is_active());
         assert!(report.restart_in.is_none() || !others, "the slot is served");
         assert!(process.request != Request::DrainHung || report.reason == ExitReason::Hung);
         assert!(report.restart_in.is_none_or(|delay| delay <= BACKOFF_MAX));
@@ -51,7 +51,7 @@ impl Simulation {
     pub(super) fn check_commit(&mut self) {
         assert!(self.previous.take().is_some(), "no reload is in progress");
         let generation = self.supervisor.generation();
-        let is_new = |p: &Process| p.generation == generation && p.serves();
+        let is_new = |p: &Process| p.generation == generation && p.is_active();
         assert!(self.all_slots_have(is_new), "too early");
         let is_old = |p: &Process| p.generation < generation && p.serves();
         let any_old = self.processes.values().any(is_old);
@@ -106,7 +106,7 @@ impl Simulation {
                 assert_eq!(is_outdated, reason == ExitReason::Reload);
                 let replaces = |other: WorkerId, p: &Process| {
                     let is_better = id < other || (is_outdated && p.generation == generation);
-                    p.slot == process.slot && p.serves() && is_better
+                    p.slot == process.slot && p.is_active() && is_better
                 };
                 let is_replaced = self.processes.iter().any(|(other, p)| replaces(*other, p));
                 assert!(is_replaced || self.may_be_missing(process), "too early: {process:?}");
@@ -126,13 +126,23 @@ impl Simulation {
         let old = self.processes.values().filter(|p| is_old(p)).count();
         let is_last = self.supervisor.is_reloading() && is_old(process) && old == 1;
         let awaits_canary = self.supervisor.is_reloading() && !self.canary_ready;
-        !is_last && !awaits_canary && self.missing() < self.policy.max_unavailable
+        let any_held = self.processes.values().any(Process::is_held);
+        let serving = self.processes.values().filter(|p| p.serves()).count();
+        let is_last_beside_held = process.serves() && any_held && serving == 1;
+        let is_allowed = process.is_held() || self.missing() < self.policy.max_unavailable;
+        self.policy.max_unavailable > 0
+            && !is_last
+            && !is_last_beside_held
+            && !awaits_canary
+            && is_allowed
     }
 
-    /// Returns how many slots have no serving worker.
+    /// Returns how many slots lack a worker: one in drain mode is not there to serve, and is no loss.
     pub(super) fn missing(&self) -> usize {
-        let serves = |slot: usize| self.processes.values().any(|p| p.slot == slot && p.serves());
-        (0..self.supervisor.target()).filter(|slot| !serves(*slot)).count()
+        let has_worker =
+            |slot: usize| self.processes.values().any(|p| p.slot == slot && p.is_active());
+        let slots = (0..self.supervisor.target()).filter(|slot| !self.given_up.contains(slot));
+        slots.filter(|slot| !has_worker(*slot)).count()
     }
 
     fn check_abort(&self, process: &Process, hang: Hang) {
@@ -208,8 +218,12 @@ impl Simulation {
         self.unavailable = earlier.max(self.policy.max_unavailable);
         let may_be_short = self.has_disturbance || self.supervisor.stopping().is_some();
         assert!(may_be_short || missing <= self.unavailable, "too few, after {actions:?}");
-        let served = active.filter(|process| process.is_ready).count();
+        let served = active.filter(|process| process.serves()).count();
         assert_eq!(self.supervisor.ready_count(), served);
+        for (id, process) in &self.processes {
+            let is_off = self.supervisor.drain_progress(*id) == DrainProgress::Off;
+            assert_eq!(process.is_held(), !is_off, "{process:?}");
+        }
         assert_eq!(self.supervisor.is_reloading(), self.previous.is_some());
         self.check_surge();
         self.check_outage();
@@ -217,7 +231,7 @@ impl Simulation {
 
     /// Checks that the slots of a pool that has served never all wait for longer than a second.
     fn check_outage(&self) {
-        let is_active = |p: &Process| p.request == Request::Nothing;
+        let is_active = |p: &Process| p.request == Request::Nothing && !p.is_held();
         let is_serving = self.supervisor.phase == Phase::Serving && !self.supervisor.is_suspended;
         if is_serving && self.ever_ready && !self.processes.values().any(is_active) {
             let next = self.supervisor.next_deadline(self.now);
@@ -227,14 +241,16 @@ impl Simulation {
     }
 
     /// Checks that replacements beyond one worker a slot are no more than `max_surge`, and one more
-    /// for a canary or the last old worker.
+    /// for a canary, the last old worker, or the last one that serves beside workers in drain mode.
     fn check_surge(&mut self) {
         let active = self.processes.values().filter(|p| p.request == Request::Nothing);
         let slots: BTreeSet<usize> = active.clone().map(|process| process.slot).collect();
         let replacements = active.count() - slots.len();
         // Workers started under an earlier policy are not withdrawn.
         let earlier = if replacements == 0 { 0 } else { self.surge };
-        let extra = usize::from(self.supervisor.is_reloading());
+        let any_held = self.processes.values().any(Process::is_held);
+        let extra =
+            usize::from(self.supervisor.is_reloading() || (any_held && self.policy.max_surge == 0));
         let most = earlier.max(self.policy.max_surge) + extra;
         assert!(replacements <= most, "{replacements} replacements");
         self.surge = earlier.max(self.policy.max_surge).max(replacements);
@@ -247,10 +263,13 @@ impl Simulation {
         missing.next().is_none()
     }
 
-    /// Returns whether every slot has one serving worker and no other process is left.
+    /// Returns whether every slot has one ready worker that need not be replaced, and no other process is
+    /// left.
     pub(super) fn has_converged(&self) -> bool {
+        let is_due = |slot| self.supervisor.needs_replacement(slot, self.now);
         !self.supervisor.is_reloading()
             && self.processes.len() == self.supervisor.target()
-            && self.all_slots_have(Process::serves)
+            && self.all_slots_have(Process::is_active)
+            && !(0..self.supervisor.target()).any(is_due)
     }
 }

@@ -34,6 +34,7 @@ impl Simulation {
             0 => self.scale_randomly(),
             1 => self.reload(),
             2 => self.suspend_or_resume(),
+            10 => self.change_drain_mode(),
             3..=9 => {
                 if let Some(id) = self.any_process() {
                     self.inject_fault(id);
@@ -44,7 +45,8 @@ impl Simulation {
     }
 
     fn scale_randomly(&mut self) {
-        let target = self.random.below(7) as usize;
+        // As the pool does: no command removes a worker in drain mode.
+        let target = (self.random.below(7) as usize).max(self.supervisor.lowest_target());
         assert_eq!(self.supervisor.scale_to(target), target.max(1));
         if let Some(previous) = &mut self.previous {
             previous.target = target.max(1);
@@ -72,13 +74,67 @@ impl Simulation {
         self.policy = self.any_policy();
         let unchanged = self.random.below(2) == 0;
         let new_target = if unchanged { target } else { 1 + self.random.below(6) as usize };
-        self.is_undisturbed_reload = !self.has_disturbance && self.missing() == 0;
+        self.is_undisturbed_reload =
+            !self.has_disturbance && self.missing() == 0 && self.given_up.is_empty();
         self.has_disturbance |= new_target != target;
         let next_generation = self.supervisor.reload(self.policy, new_target);
         assert!(generation < next_generation);
         self.canary_ready = false;
         self.failing_generation =
             if self.random.below(3) == 0 { Some(next_generation) } else { None };
+    }
+
+    /// Begins or ends the drain mode of a slot's newest worker, as an operator does.
+    fn change_drain_mode(&mut self) {
+        let slot = self.random.below(7) as usize;
+        let is_newest =
+            |(_, process): &(&WorkerId, &Process)| process.slot == slot && process.is_active();
+        let newest = self.processes.iter().filter(is_newest).map(|(id, _)| *id).max();
+        let was_held = newest.is_some_and(|id| self.processes[&id].is_held());
+        let is_on = self.random.below(3) > 0;
+        let target = self.supervisor.target();
+        let kept = self.previous.map_or(target, |previous| previous.target.min(target));
+        let other_serves =
+            self.processes.values().any(|it| it.slot != slot && it.slot < kept && it.serves());
+        let (result, expected) = if is_on {
+            let expected = match newest {
+                None => Err(DrainModeError::NotReady),
+                Some(id) if was_held => Ok((id, false)),
+                Some(_) if !other_serves => Err(DrainModeError::LastServing),
+                Some(id) => Ok((id, true)),
+            };
+            (self.supervisor.begin_drain_mode(slot), expected)
+        } else {
+            let expected = newest.map(|id| (id, was_held)).ok_or(DrainModeError::NotReady);
+            (self.supervisor.end_drain_mode(slot), expected)
+        };
+        assert_eq!(result, expected);
+        let Ok((id, _)) = result else { return };
+        self.drain_modes += u64::from(is_on && !was_held);
+        self.processes.get_mut(&id).expect("it is ready").is_in_drain_mode = is_on;
+        let generation = self.supervisor.generation();
+        let is_old = |process: &Process| process.generation < generation && process.serves();
+        // Nothing keeps an operator from putting the last old worker into drain mode.
+        self.is_undisturbed_reload &= self.processes.values().any(is_old);
+        if is_on && self.random.below(2) == 0 {
+            self.supervisor.on_drained(id);
+            assert_eq!(self.supervisor.drain_progress(id), DrainProgress::Drained);
+        }
+    }
+
+    pub(super) fn end_drain_modes(&mut self) {
+        let held: Vec<_> = self
+            .processes
+            .iter()
+            .filter(|(_, it)| it.is_held())
+            .map(|(id, it)| (*id, it.slot))
+            .collect();
+        for (id, slot) in held {
+            // An older worker of the slot is about to be replaced.
+            if self.supervisor.end_drain_mode(slot) == Ok((id, true)) {
+                self.processes.get_mut(&id).expect("it is ready").is_in_drain_mode = false;
+            }
+        }
     }
 
     fn inject_fault(&mut self, id: WorkerId) {
@@ -91,15 +147,15 @@ impl Simulation {
         match fault {
             0 => process.exit_no_later_than(now, ExitClass::Crashed),
             1 => process.exit_no_later_than(now, ExitClass::KilledExternally),
-            2 if process.serves() => {
+            2 if process.is_active() => {
                 process.silent_since.get_or_insert(now);
             }
-            3..=5 if process.serves() && process.silent_since.is_none() => {
+            3..=5 if process.is_active() && process.silent_since.is_none() => {
                 let unit = &mut process.units[thread];
                 *unit = if unit.is_none() { Some(now) } else { None };
             }
             3..=5 if process.request == Request::DrainHung => process.units[thread] = None,
-            6 if process.serves() => self.supervisor.on_replacement_requested(id),
+            6 if process.is_active() => self.supervisor.on_replacement_requested(id),
             7 if process.is_ready => {
                 let was_serving = process.request == Request::Nothing;
                 assert_eq!(self.supervisor.on_draining(id, now), was_serving);
