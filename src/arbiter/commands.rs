@@ -39,7 +39,9 @@ impl Transitions<'_> {
         if !is_stop && self.state.is_stopping() {
             return Err(Refusal::conflict("the master is stopping"));
         }
-        if !is_stop && self.operations.lock().is_full() {
+        // What ends running operations gets past them.
+        let frees = matches!(command, Command::DrainMode { is_on: false, .. });
+        if !is_stop && !frees && self.operations.lock().is_full() {
             return Err(Refusal::conflict("too many operations are under way"));
         }
         match command {
@@ -191,7 +193,7 @@ impl Transitions<'_> {
         let drain = set.map_err(|reason| Refusal::conflict(format!("pool {name:?}: {reason}")))?;
         let mut operations = self.operations.lock();
         if is_on {
-            return Ok(operations.begin(Work::DrainWorker(drain), by, Some(&name)));
+            return Ok(operations.begin_worker_drain(drain, by, &name));
         }
         let id = operations.begin(Work::DrainMode { is_on }, by, Some(&name));
         operations.end(id, Ok(drain.result(is_on)));

@@ -84,11 +84,12 @@ impl Operations {
     }
 
     /// Begins an operation. Returns its number. If as many run as may, none begins, and the number is
-    /// 0, which no operation has: a signal takes effect without one. A stop always begins one.
+    /// 0, which no operation has: a signal takes effect without one. A stop always begins one, and so
+    /// does a drain mode that ends at once.
     pub(super) fn begin(&mut self, work: Work, by: &str, pool: Option<&str>) -> u64 {
         self.count_ended();
         let ended = self.list.iter().position(|it| it.ended.is_some());
-        if self.is_full() && !matches!(work, Work::Stop { .. }) {
+        if self.is_full() && !matches!(work, Work::Stop { .. } | Work::DrainMode { .. }) {
             return 0;
         }
         if let Some(oldest) = ended.filter(|_| self.list.len() >= KEPT_MAX) {
@@ -97,6 +98,14 @@ impl Operations {
         self.last_id += 1;
         self.list.push_back(Operation::new(self.last_id, by, pool, work, self.now));
         self.last_id
+    }
+
+    /// Begins to wait until a worker is drained. Returns the number of the operation: that of the running
+    /// one, if one waits for this worker.
+    pub(super) fn begin_worker_drain(&mut self, drain: WorkerDrain, by: &str, pool: &str) -> u64 {
+        let is_same = |work: &Work| matches!(work, Work::DrainWorker(it) if it.is_same(&drain));
+        let running = self.running(is_same);
+        running.unwrap_or_else(|| self.begin(Work::DrainWorker(drain), by, Some(pool)))
     }
 
     /// Ends an operation, unless it has ended.

@@ -118,7 +118,7 @@ impl World {
         let process = (worker, 1000 + worker.0 as i32);
         let drain = WorkerDrain::new("web".into(), slot, process, 30 * SECOND, self.now);
         self.operations.set_now(self.now);
-        (self.operations.begin(Work::DrainWorker(drain), "test", Some("web")), worker)
+        (self.operations.begin_worker_drain(drain, "test", "web"), worker)
     }
 
     #[track_caller]
@@ -369,6 +369,35 @@ fn drain_of_a_worker_is_done_when_it_has_no_clients() {
     let (again, _) = world.drain_worker(1);
     world.turn();
     assert_eq!(*world.state(again), done(result));
+}
+
+#[test]
+fn drain_of_a_draining_worker_is_one_operation() {
+    let mut world = World::new(3);
+    let (first, _) = world.drain_worker(0);
+    for _ in 0..KEPT_MAX {
+        assert_eq!(world.drain_worker(0).0, first);
+    }
+    assert_ne!(world.drain_worker(1).0, first);
+    world.supervisor.end_drain_mode(0).unwrap();
+    world.turn();
+    assert_ne!(world.drain_worker(0).0, first, "that one has failed");
+}
+
+#[test]
+fn end_of_a_drain_mode_gets_past_a_full_list() {
+    let mut operations = Operations::default();
+    let running: Vec<u64> = (0..KEPT_MAX)
+        .map(|_| operations.begin(Work::Reload(ReloadStage::Requested), "test", None))
+        .collect();
+    for _ in 0..3 {
+        let id = operations.begin(Work::DrainMode { is_on: false }, "test", None);
+        operations.end(id, Ok(json!({})));
+        assert_eq!(*operations.get(id).unwrap().state(), done(json!({})));
+    }
+    assert!(running.iter().all(|id| operations.get(*id).is_some()));
+    let length = operations.list_json()["operations"].as_array().unwrap().len();
+    assert_eq!(length, KEPT_MAX + 1);
 }
 
 #[test]

@@ -31,6 +31,11 @@ impl WorkerDrain {
         Self { pool, slot, id, pid, deadline }
     }
 
+    /// Returns whether both are about one worker.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (&self.pool, self.id) == (&other.pool, other.id)
+    }
+
     pub(super) fn deadline(&self) -> MonotonicTime {
         self.deadline
     }
