@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::accept_policy::AcceptPolicy;
@@ -51,13 +52,36 @@ pub enum Accept {
 pub struct Acceptor<'a> {
     ctx: WorkerContext<'a>,
     policy: AcceptPolicy,
-    /// The pipe by which another thread reports signals, if another thread polls for a stop.
-    wakeup: Option<&'a OwnedFd>,
+    /// The thread that sends heartbeats and polls for a stop, if another one does.
+    main: Option<&'a MainThread>,
     /// When to read the signals, unless the worker sleeps before.
     signals_due: MonotonicTime,
     lingering: Lingering<'a>,
     /// What the worker sleeps in, unless clients linger.
     watch: Option<ListenerWatch>,
+}
+
+/// What an acceptor shares with the thread that keeps the lifecycle, if that is another one.
+pub(super) struct MainThread {
+    /// A byte in it wakes that thread.
+    pub(super) wakeup: (OwnedFd, OwnedFd),
+    /// A byte in it wakes the thread of the acceptor: signals may have been processed.
+    pub(super) accept_wakeup: (OwnedFd, OwnedFd),
+    /// The acceptor leaves all clients to others, for a drain mode, and none is owed to it.
+    pub(super) is_drained: AtomicBool,
+}
+
+impl MainThread {
+    pub(super) fn new() -> io::Result<Self> {
+        let (wakeup, accept_wakeup) = (file::pipe()?, file::pipe()?);
+        Ok(Self { wakeup, accept_wakeup, is_drained: AtomicBool::new(false) })
+    }
+
+    fn report_drained(&self, is_drained: bool) {
+        if self.is_drained.swap(is_drained, Ordering::AcqRel) != is_drained {
+            let _ = file::wake_pipe(&self.wakeup.1); // a full pipe wakes it as well
+        }
+    }
 }
 
 impl<'a> WorkerContext<'a> {
@@ -72,17 +96,17 @@ impl<'a> Acceptor<'a> {
         Self {
             policy: ctx.accept_policy(),
             ctx,
-            wakeup: None,
+            main: None,
             signals_due: MonotonicTime::default(),
             lingering: Lingering::default(),
             watch: None,
         }
     }
 
-    /// Makes it sleep on a pipe instead of the signals: another thread sends heartbeats and polls for
-    /// a stop, and writes a byte after each signal.
-    pub(super) fn with_wakeup(self, wakeup: &'a OwnedFd) -> Self {
-        Self { wakeup: Some(wakeup), ..self }
+    /// Makes it sleep on a pipe instead of the signals: another thread sends heartbeats, polls for a
+    /// stop, writes a byte after each signal, and reports whether the worker is drained.
+    pub(super) fn with_main_thread(self, main: &'a MainThread) -> Self {
+        Self { main: Some(main), ..self }
     }
 
     /// Sends a heartbeat if one is due, and accepts a client if one waits. `client_count` is how many
@@ -176,7 +200,7 @@ impl<'a> Acceptor<'a> {
 
     /// Sends a heartbeat and polls for a stop if that is due, unless another thread does.
     fn poll_lifecycle(&mut self) {
-        match self.wakeup {
+        match self.main {
             None => {
                 self.ctx.lifecycle.notify();
                 let now = clock::now_coarse();
@@ -185,15 +209,15 @@ impl<'a> Acceptor<'a> {
                     self.ctx.lifecycle.poll_stop();
                 }
             }
-            Some(wakeup) => {
-                file::drain_pipe(wakeup);
+            Some(main) => {
+                file::drain_pipe(&main.accept_wakeup.0);
             }
         }
     }
 
     /// Polls without a heartbeat.
     fn try_accept(&mut self, client_count: usize) -> Accept {
-        let Self { ctx, policy, watch, .. } = self;
+        let Self { ctx, policy, watch, main, lingering, .. } = self;
         let facts = |index| ctx.listener_facts(index);
         ctx.begin_turn(policy, client_count);
         while let Some(index) = policy.next_look(facts) {
@@ -208,13 +232,17 @@ impl<'a> Acceptor<'a> {
         }
         // A listener that is still watched may owe a client, which shows when its watch ends.
         let is_watching = || watch.as_ref().is_some_and(ListenerWatch::is_watching);
-        ctx.lifecycle.report_drained(policy.is_drained() && !is_watching());
+        let is_drained = policy.is_drained() && !is_watching() && lingering.is_empty();
+        match main {
+            None => ctx.lifecycle.report_drained(is_drained),
+            Some(main) => main.report_drained(is_drained),
+        }
         Accept::Pending { deadline: policy.deadline(facts) }
     }
 
     /// Sleeps until a client, a signal or `until`.
     fn wait(&mut self, until: Option<MonotonicTime>) -> io::Result<()> {
-        let heartbeat = match self.wakeup {
+        let heartbeat = match self.main {
             None => self.ctx.lifecycle.next_heartbeat(),
             Some(_) => None,
         };
@@ -231,12 +259,13 @@ impl<'a> Acceptor<'a> {
 
     /// Sleeps so that the kernel wakes one worker for a client, and not all.
     fn wait_for_listeners(&mut self, deadline: Option<MonotonicTime>) -> io::Result<()> {
-        let Self { ctx, policy, wakeup, watch, .. } = self;
-        let stop = wakeup.is_none().then(|| ctx.lifecycle.stop_fd());
+        let Self { ctx, policy, main, watch, .. } = self;
+        let stop = main.is_none().then(|| ctx.lifecycle.stop_fd());
         let watch = match watch {
             Some(watch) => watch,
             None => {
-                let wake = wakeup.map_or_else(|| ctx.lifecycle.wake_fd(), |wakeup| wakeup.as_fd());
+                let wake =
+                    main.map_or_else(|| ctx.lifecycle.wake_fd(), |it| it.accept_wakeup.0.as_fd());
                 watch.insert(ListenerWatch::new(ctx.listeners.len(), wake, stop)?)
             }
         };
@@ -256,12 +285,13 @@ impl<'a> Acceptor<'a> {
 
     /// Sleeps until the same, or until a client that lingers sends something.
     fn wait_for_all(&mut self, deadline: Option<MonotonicTime>) -> io::Result<()> {
-        let wake = self.wakeup.map_or_else(|| self.ctx.lifecycle.wake_fd(), AsFd::as_fd);
+        let wake =
+            self.main.map_or_else(|| self.ctx.lifecycle.wake_fd(), |it| it.accept_wakeup.0.as_fd());
         let interested: Vec<_> =
             (0..self.ctx.listeners.len()).filter(|index| self.is_interested(*index)).collect();
         let mut fds = vec![wake];
         // Another thread may take the signal, and begin the stop only afterwards.
-        if self.wakeup.is_none() && self.ctx.lifecycle.stop_request() == StopRequest::None {
+        if self.main.is_none() && self.ctx.lifecycle.stop_request() == StopRequest::None {
             fds.push(self.ctx.lifecycle.stop_fd());
         }
         let first_listener = fds.len();

@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::WorkerClass;
-use super::acceptor::Acceptor;
+use super::acceptor::{Acceptor, MainThread};
 use super::client::Client;
 use super::context::{AcceptedStream, WorkerContext};
 use super::error::WorkerError;
@@ -109,10 +109,8 @@ where
 struct Shared<'a> {
     ctx: &'a WorkerContext<'a>,
     state: Mutex<SharedState>,
-    /// A byte in it wakes the first thread to read the state.
-    main_wakeup: (OwnedFd, OwnedFd),
-    /// A byte in it wakes the thread that waits for a client or a thread entry.
-    accept_wakeup: (OwnedFd, OwnedFd),
+    /// The first thread.
+    main: MainThread,
     /// The function has returned.
     returned: AtomicBool,
 }
@@ -121,6 +119,8 @@ struct SharedState {
     /// Thread entries that no client has.
     free: Vec<usize>,
     threads: usize,
+    /// How many clients the function has.
+    clients: usize,
     /// A thread waits for an entry.
     waits_for_thread: bool,
     /// The function has asked again after the iterator had ended.
@@ -137,6 +137,7 @@ impl<'a> Shared<'a> {
         let state = SharedState {
             free,
             threads,
+            clients: 0,
             waits_for_thread: false,
             awaits_exit: false,
             unread: Vec::new(),
@@ -145,8 +146,7 @@ impl<'a> Shared<'a> {
         Ok(Self {
             ctx,
             state: Mutex::new(state),
-            main_wakeup: file::pipe()?,
-            accept_wakeup: file::pipe()?,
+            main: MainThread::new()?,
             returned: AtomicBool::new(false),
         })
     }
@@ -166,6 +166,11 @@ impl<'a> Shared<'a> {
             if has_returned && lingering.is_empty() {
                 return Ok(());
             }
+            if !lifecycle.is_in_drain_mode() {
+                self.main.is_drained.store(false, Ordering::Release); // it may accept clients now
+            }
+            let is_drained = self.main.is_drained.load(Ordering::Acquire);
+            lifecycle.report_drained(is_drained && state.clients == 0 && lingering.is_empty());
             // The function may be stuck, or never return.
             if stop == StopRequest::Immediate
                 || (state.awaits_exit && state.free.len() == state.threads && lingering.is_empty())
@@ -174,12 +179,12 @@ impl<'a> Shared<'a> {
             }
             drop(state);
             // A signal ends a sleep with nothing ready, so one may have come in any turn.
-            wake(&self.accept_wakeup.1);
-            let mut fds = vec![lifecycle.wake_fd(), self.main_wakeup.0.as_fd()];
+            wake(&self.main.accept_wakeup.1);
+            let mut fds = vec![lifecycle.wake_fd(), self.main.wakeup.0.as_fd()];
             fds.extend(lingering.fds());
             let deadlines = [lifecycle.next_heartbeat(), lingering.deadline()];
             poll::wait_readable(&fds, deadlines.into_iter().flatten().min())?;
-            file::drain_pipe(&self.main_wakeup.0);
+            file::drain_pipe(&self.main.wakeup.0);
         }
     }
 
@@ -193,8 +198,8 @@ impl<'a> Shared<'a> {
             if let Some(thread) = thread {
                 return Ok(thread);
             }
-            poll::wait_readable(&[self.accept_wakeup.0.as_fd()], None)?;
-            file::drain_pipe(&self.accept_wakeup.0);
+            poll::wait_readable(&[self.main.accept_wakeup.0.as_fd()], None)?;
+            file::drain_pipe(&self.main.accept_wakeup.0);
         }
     }
 
@@ -204,20 +209,34 @@ impl<'a> Shared<'a> {
         let SharedState { waits_for_thread, awaits_exit, .. } = *state;
         drop(state);
         if waits_for_thread {
-            wake(&self.accept_wakeup.1);
+            wake(&self.main.accept_wakeup.1);
         }
         if awaits_exit {
-            wake(&self.main_wakeup.1);
+            wake(&self.main.wakeup.1);
         }
-        if self.ctx.lifecycle().is_in_drain_mode() {
-            self.ctx.lifecycle().wake_master(); // this may have been the last client
+    }
+
+    fn add_client(&self) {
+        self.lock_state().clients += 1;
+    }
+
+    /// Takes in that the function has dropped a client, which may be read on.
+    fn remove_client(&self, unread: Option<Client<'static>>) {
+        let mut state = self.lock_state();
+        state.clients -= 1;
+        let is_last = state.clients == 0 && self.ctx.lifecycle().is_in_drain_mode();
+        let concerns_main = unread.is_some() || is_last;
+        state.unread.extend(unread);
+        drop(state);
+        if concerns_main {
+            wake(&self.main.wakeup.1);
         }
     }
 
     /// Holds a function that asks again after the iterator has ended, until the worker exits.
     fn park_until_exit(&self) -> ! {
         self.lock_state().awaits_exit = true;
-        wake(&self.main_wakeup.1);
+        wake(&self.main.wakeup.1);
         loop {
             thread::park();
         }
@@ -239,7 +258,7 @@ struct ReturnGuard<'h>(&'h Shared<'h>);
 impl Drop for ReturnGuard<'_> {
     fn drop(&mut self) {
         self.0.returned.store(true, Ordering::Release);
-        wake(&self.0.main_wakeup.1);
+        wake(&self.0.main.wakeup.1);
     }
 }
 
@@ -256,7 +275,7 @@ pub struct Incoming<'a> {
 
 impl<'a> Incoming<'a> {
     fn new(shared: &'a Shared<'a>) -> Self {
-        let acceptor = shared.ctx.acceptor().with_wakeup(&shared.accept_wakeup.0);
+        let acceptor = shared.ctx.acceptor().with_main_thread(&shared.main);
         Self { shared, acceptor, ready_reported: false, finished: false }
     }
 
@@ -287,6 +306,7 @@ impl<'a> Shared<'a> {
         stream.set_write_timeout(Some(settings.write_timeout))?;
         let label = address.map_or_else(|| "client".to_owned(), |peer| format!("client {peer}"));
         let work = Some(self.ctx.lifecycle().begin_work_on(thread, &label, address));
+        self.add_client();
         Ok(ClientStream { stream, work, thread, shared: self })
     }
 }
@@ -368,10 +388,7 @@ impl Write for ClientStream<'_> {
 impl Drop for ClientStream<'_> {
     fn drop(&mut self) {
         self.work = None; // ended and counted before another client gets the entry
-        if let Some(client) = self.take_unread() {
-            self.shared.lock_state().unread.push(client);
-            wake(&self.shared.main_wakeup.1);
-        }
+        self.shared.remove_client(self.take_unread());
         self.shared.release_thread(self.thread);
     }
 }

@@ -423,7 +423,7 @@ impl Lifecycle {
     }
 
     /// Has the master read the scoreboard.
-    pub(super) fn wake_master(&self) {
+    fn wake_master(&self) {
         // A full pipe wakes the master too, and a broken one has no master.
         let _ = file::wake_pipe(&self.master_wakeup);
     }

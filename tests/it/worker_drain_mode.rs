@@ -1,5 +1,8 @@
 //! Drain mode of one worker: it accepts no clients, finishes those that it has, and stays.
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -325,6 +328,80 @@ fn function_finishes_its_clients_and_gets_no_more() {
     it.server.finish();
 }
 
+/// No client is left, and the master learns of the end of the work all the same.
+#[test]
+fn work_without_clients_is_finished_before_a_worker_is_drained() {
+    let Some(program) = example("background_work") else { return };
+    let flags = ["-k", "background", "-w", "2", "--timeout", "10m"];
+    let it = Controlled::of(Launch::by(&[program.to_str().unwrap()], &flags));
+    let pid = it.server.answering_pid();
+    let mark = it.server.mark();
+    assert_eq!(it.drain(it.slot_of(pid)), pid);
+    let drained = |record: &Record| record.message() == "worker drained";
+    it.server.wait_for_new_record(mark, "it is drained", drained);
+    it.server.finish();
+}
+
+/// A client that sends on after it was answered, until its connection is closed.
+fn lingering_client_keeps_worker_draining(it: Controlled, request: &str) {
+    let mut client = it.server.connect();
+    client.send(request);
+    client.answer();
+    let workers = it.pool()["workers"].as_array().unwrap().clone();
+    let busy = workers.into_iter().find(|it| it["accepted"] == 1).expect("it has the client");
+    assert_eq!(it.post(&format!("/v1/drain?slot={}&wait=0", busy["slot"])).0, 202);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        let is_drained = it.server.records_of("worker drained").len() == 1;
+        // A pause of this process may have ended it: then the first bytes are answered with a reset.
+        if (0..2).any(|_| client.try_send([b'x'; 4096]).is_err()) {
+            eprintln!("skipped: the client was slow");
+            return;
+        }
+        assert!(!is_drained, "its client lingers");
+        sleep(Duration::from_millis(20));
+    }
+    drop(client);
+    it.server.wait_for("it is drained", |record| record.message() == "worker drained");
+    it.server.finish();
+}
+
+const LINGERING: [&str; 4] = ["--lingering-timeout", "30s", "--lingering-bytes", "1G"];
+
+#[test]
+fn lingering_client_of_sync_keeps_worker_draining() {
+    let it = Controlled::start(&[&["-k", "sync", "-w", "2"], &LINGERING[..]].concat());
+    let upload = "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 99999999999\r\n\r\n";
+    lingering_client_keeps_worker_draining(it, upload);
+}
+
+#[test]
+fn lingering_client_of_a_function_keeps_worker_draining() {
+    let Some(program) = example("naive_class") else { return };
+    let flags = [&["-k", "plain", "-w", "2"], &LINGERING[..]].concat();
+    let it = Controlled::of(Launch::by(&[program.to_str().unwrap()], &flags));
+    let more = "x".repeat(10_000);
+    lingering_client_keeps_worker_draining(it, &format!("GET / HTTP/1.1\r\n\r\n{more}"));
+}
+
+/// Nobody waits for them.
+#[test]
+fn repeated_drains_of_a_worker_are_one_operation() {
+    let it = Controlled::start(&["-k", "mio", "-w", "2"]);
+    let _client = it.server.begin("/sleep?ms=60000");
+    let pool = it.wait_status("it is in progress", |pool| pool["in_flight"] == 1);
+    let workers = pool["workers"].as_array().unwrap();
+    let slot = workers.iter().position(|it| it["in_flight"] != json!([])).unwrap();
+    let target = format!("/v1/drain?slot={slot}&wait=0");
+    let (_, first) = it.post(&target);
+    for _ in 0..70 {
+        let (status, again) = it.post(&target);
+        assert_eq!((status, &again["id"]), (202, &first["id"]));
+    }
+    it.undrain(slot);
+    it.server.signal(Signal::SIGINT);
+}
+
 /// The pool shrinks to the workers that the load needs beside those in drain mode.
 #[test]
 #[ignore = "slow"]
@@ -335,7 +412,7 @@ fn scaling_with_load_keeps_drained_workers() {
     let drained = it.drain(1);
     it.wait_status("it shrinks to one that serves", |pool| pool["target"] == 2);
     let is_change = |record: &Record| record.message() == "workers scaled";
-    assert!(!it.server.sees_record(std::time::Duration::from_secs(3), |record| {
+    assert!(!it.server.sees_record(Duration::from_secs(3), |record| {
         is_change(record) && record.number("to") == Some(1)
     }));
     assert_eq!(it.states(), ["ready", "drained"]);

@@ -1,12 +1,18 @@
 //! The drain modes. That of a pool is only reported: its workers serve as before. A worker in drain mode
 //! accepts no clients, finishes those that it has, and stays.
 
+use std::time::Duration;
+
 use slog::info;
 
 use super::Pool;
-use super::supervisor::{DrainModeError, WorkerId};
+use super::supervisor::{DrainModeError, DrainProgress, WorkerId};
 use crate::arbiter::operations::WorkerDrain;
 use crate::time::MonotonicTime;
+
+/// How often a worker in drain mode that has no clients, and still works on something, is looked at: no
+/// event tells the master that it does not any more.
+const WORK_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Pool<'_> {
     /// Turns the drain mode of the pool on or off. Returns whether it was not so.
@@ -78,12 +84,18 @@ impl Pool<'_> {
     }
 
     /// Learns from the scoreboard which workers in drain mode have no clients.
-    pub(super) fn poll_drain_modes(&mut self) {
+    pub(super) fn poll_drain_modes(&mut self, now: MonotonicTime) {
+        self.drain_look_at = None;
         if self.supervisor.drain_mode_count() == 0 {
             return;
         }
-        for id in self.processes.drained() {
-            if self.supervisor.on_drained(id) {
+        for (id, is_busy) in self.processes.without_clients() {
+            if self.supervisor.drain_progress(id) != DrainProgress::Draining {
+                continue;
+            }
+            if is_busy {
+                self.drain_look_at = Some(now.saturating_add(WORK_CHECK_INTERVAL));
+            } else if self.supervisor.on_drained(id) {
                 self.log_worker_drain_mode(id, "worker drained");
             }
         }

@@ -15,9 +15,10 @@ use crate::os::process::{Exit, Pid};
 impl Pool<'_> {
     /// Learns from the scoreboard which workers are ready, drain, or request their replacement.
     pub(in crate::arbiter) fn poll_worker_status(&mut self) {
-        let changes = self.processes.take_status_changes(clock::now());
+        let now = clock::now();
+        let changes = self.processes.take_status_changes(now);
         self.on_status_changes(changes);
-        self.poll_drain_modes();
+        self.poll_drain_modes(now);
     }
 
     fn on_status_changes(&mut self, changes: Vec<(WorkerId, StatusChange)>) {

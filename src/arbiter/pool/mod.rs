@@ -62,6 +62,8 @@ pub(super) struct Pool<'a> {
     is_retired: bool,
     /// It serves, and is reported as not ready.
     is_in_drain_mode: bool,
+    /// When it is looked again whether a worker in drain mode has finished its work.
+    drain_look_at: Option<MonotonicTime>,
     /// When it is tried again to listen, after this master has begun to lead.
     bind_at: Option<MonotonicTime>,
     /// Why the last worker that failed to boot did.
@@ -117,6 +119,7 @@ impl<'a> Pool<'a> {
             generation,
             is_retired: false,
             is_in_drain_mode: false,
+            drain_look_at: None,
             bind_at: None,
             failure_reason: String::new(),
         })
@@ -327,8 +330,8 @@ impl<'a> Pool<'a> {
     /// Returns when there is something to do, if no worker reports anything before.
     pub(super) fn next_deadline(&self, now: MonotonicTime) -> Option<MonotonicTime> {
         let scaling = self.scaler.next_deadline();
-        let own =
-            [self.health.next_deadline(), self.processes.next_deadline(), scaling, self.bind_at];
+        let (health, processes) = (self.health.next_deadline(), self.processes.next_deadline());
+        let own = [health, processes, scaling, self.drain_look_at, self.bind_at];
         self.supervisor.next_deadline(now).into_iter().chain(own.into_iter().flatten()).min()
     }
 

@@ -12,11 +12,9 @@ impl WorkerProcess {
         process::send_sigurg(self.pid);
     }
 
-    /// Returns whether it is in drain mode, and says that it has no clients. A worker whose class has clients
-    /// that the acceptor does not know of works for them.
-    fn is_drained(&self) -> bool {
-        let row = self.row.row();
-        self.drain_mode.is_on() && row.drained_for() == self.drain_mode && !row.is_busy()
+    /// Returns whether it is in drain mode, and says that it has no clients.
+    fn has_no_clients(&self) -> bool {
+        self.drain_mode.is_on() && self.row.row().drained_for() == self.drain_mode
     }
 }
 
@@ -29,8 +27,10 @@ impl ProcessTable<'_> {
         }
     }
 
-    /// Returns the workers in drain mode that say they have no clients.
-    pub(in crate::arbiter::pool) fn drained(&self) -> Vec<WorkerId> {
-        self.workers.iter().filter(|(_, worker)| worker.is_drained()).map(|(id, _)| *id).collect()
+    /// Returns the workers in drain mode that say they have no clients, each with whether it still works
+    /// on something.
+    pub(in crate::arbiter::pool) fn without_clients(&self) -> Vec<(WorkerId, bool)> {
+        let without = self.workers.iter().filter(|(_, worker)| worker.has_no_clients());
+        without.map(|(id, worker)| (*id, worker.row.row().is_busy())).collect()
     }
 }
