@@ -173,7 +173,7 @@ impl<'a> Transitions<'a> {
     /// Kills a new master that is late, and stops this one once the new one is ready, if that was
     /// asked for.
     pub(super) fn enforce_upgrade_timeout(&mut self, now: MonotonicTime) {
-        self.upgrade.enforce_timeout(now, self.state.log());
+        self.upgrade.on_turn(now, self.state.log());
         if let Some(by) = self.upgrade.take_due_stop(self.state.log()) {
             self.stop(Signal::Term, by);
         }

@@ -152,6 +152,15 @@ impl AsRawFd for UpgradeChannel {
 }
 
 #[cfg(test)]
+impl UpgradeChannel {
+    /// Returns both ends.
+    pub(super) fn pair() -> (Self, Self) {
+        let (end, peer) = socket::seqpacket_pair().expect("there are descriptors");
+        (Self { fd: end }, Self { fd: peer })
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -22,6 +22,7 @@ use crate::systemd::WATCHDOG_PID;
 use crate::time::MonotonicTime;
 use channel::{UpgradeChannel, UpgradeMessage};
 pub(crate) use exec_args::ExecArgs;
+use pool_messages::UnsentDrainModes;
 
 /// How long a new master may take to become ready, beyond the `boot_timeout` of its workers.
 const STARTUP_MARGIN: Duration = Duration::from_secs(5);
@@ -106,6 +107,7 @@ pub(super) struct Upgrade {
     failure: Option<String>,
     /// What has happened since [`take_facts`](Self::take_facts).
     facts: Vec<Fact>,
+    unsent_drain_modes: UnsentDrainModes,
     /// SIGUSR2 has arrived, and the upgrade has not begun.
     pub(super) is_pending: bool,
 }
@@ -121,6 +123,7 @@ impl Upgrade {
             exited_old_master: None,
             failure: None,
             facts: Vec::new(),
+            unsent_drain_modes: UnsentDrainModes::default(),
             is_pending: false,
         }
     }
@@ -155,12 +158,14 @@ impl Upgrade {
         self.peer.channel().map(AsFd::as_fd)
     }
 
-    /// Returns when the new master is killed.
+    /// Returns when the new master is killed, or told again what it had no room for.
     pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
-        match self.peer {
-            UpgradePeer::NewMaster { kill_at, .. } => kill_at,
-            UpgradePeer::None | UpgradePeer::OldMaster { .. } => None,
-        }
+        self.kill_at().into_iter().chain(self.unsent_drain_modes.next_deadline()).min()
+    }
+
+    fn kill_at(&self) -> Option<MonotonicTime> {
+        let UpgradePeer::NewMaster { kill_at, .. } = self.peer else { return None };
+        kill_at
     }
 
     /// Reports why no new master is executed.
@@ -189,7 +194,10 @@ impl Upgrade {
         }
     }
 
-    fn exec_new_master(&self, state: &MasterState<'_>) -> Result<(Pid, UpgradeChannel), String> {
+    fn exec_new_master(
+        &mut self,
+        state: &MasterState<'_>,
+    ) -> Result<(Pid, UpgradeChannel), String> {
         match &self.peer {
             UpgradePeer::None => (),
             UpgradePeer::NewMaster { pid, .. } => {
@@ -204,7 +212,7 @@ impl Upgrade {
         let (channel, peer_end) = UpgradeChannel::new()
             .map_err(|error| format!("failed to create upgrade channel: {error}"))?;
         // Before the new master runs: it decides by them how many workers it starts with.
-        pool_messages::send_pools(&channel, state);
+        pool_messages::send_pools(&channel, &mut self.unsent_drain_modes, state);
         let listeners: Vec<_> = state.pools.open_listeners().collect();
         let sockets = listeners.iter().map(|listener| listener.as_raw_fd());
         // The new master finds the channel behind the sockets.
@@ -232,9 +240,10 @@ impl Upgrade {
     }
 
     /// Tells a new master, if there is one, that a drain mode was turned on or off.
-    pub(super) fn send_drain_mode(&self, pool: &str, is_on: bool, log: &Logger) {
-        if let UpgradePeer::NewMaster { channel: Some(channel), .. } = &self.peer {
-            pool_messages::send_drain_mode(channel, pool, is_on, log);
+    pub(super) fn send_drain_mode(&mut self, pool: &str, is_on: bool, log: &Logger) {
+        if matches!(self.peer, UpgradePeer::NewMaster { .. }) {
+            self.unsent_drain_modes.add(pool, is_on);
+            self.unsent_drain_modes.send(self.peer.channel(), log);
         }
     }
 
@@ -300,15 +309,8 @@ impl Upgrade {
 
     /// Hands what was counted to the other master, if there is one: this one exits.
     pub(super) fn hand_over(&self, state: &MasterState<'_>, operations: &OperationCounts) {
-        let Some(channel) = self.peer.channel() else { return };
-        if let Err(error) = channel.send_handover(&handover::encode_operations(operations)) {
-            warn!(state.log(), "failed to hand over totals"; "error" => %error);
-        }
-        for pool in state.pools.iter() {
-            let message = handover::encode(pool.name(), &pool.final_totals());
-            if let Err(error) = channel.send_handover(&message) {
-                warn!(state.log(), "failed to hand over totals"; "pool" => pool.name(), "error" => %error);
-            }
+        if let Some(channel) = self.peer.channel() {
+            pool_messages::send_totals(channel, state, operations);
         }
     }
 
@@ -347,10 +349,10 @@ impl Upgrade {
         true
     }
 
-    /// Kills a new master that is not ready in time, or has closed its channel and does not exit; its
-    /// workers exit with it.
-    pub(super) fn enforce_timeout(&mut self, now: MonotonicTime, log: &Logger) {
-        if self.next_deadline().is_none_or(|deadline| now < deadline) {
+    /// Kills a new master that is late, or closed its channel and lives on, and sends it what is unsent.
+    pub(super) fn on_turn(&mut self, now: MonotonicTime, log: &Logger) {
+        self.unsent_drain_modes.on_turn(self.peer.channel(), now, log);
+        if self.kill_at().is_none_or(|deadline| now < deadline) {
             return;
         }
         if let UpgradePeer::NewMaster { pid, phase, kill_at, channel } = &mut self.peer {
