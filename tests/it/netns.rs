@@ -57,6 +57,9 @@ impl Network {
         ip(&["netns", "add", &bridge])?;
         ip(&["-n", &bridge, "link", "add", "br0", "type", "bridge"])?;
         ip(&["-n", &bridge, "link", "set", "br0", "up"])?;
+        // Whether there are pairs.
+        ip(&["-n", &bridge, "link", "add", "probe", "type", "veth"])?;
+        ip(&["-n", &bridge, "link", "delete", "probe"])?;
         // Whether a thread of this process may enter it.
         in_namespace(&bridge, || ())
     }
