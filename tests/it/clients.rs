@@ -5,12 +5,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
 
 use crate::client::Client;
 use crate::connection::{Remote, remote};
 use crate::launch::Launch;
 use crate::proc::status_number;
-use crate::support::{DEADLINE, Server};
+use crate::support::{DEADLINE, Exit, Server};
 
 on_every_class_and_tokio!(
     head_byte_by_byte_is_answered,
@@ -25,6 +26,7 @@ on_every_class_and_tokio!(
     trickling_reader_holds_no_worker,
     ; tokio alone:
     slow_sender_is_no_hang,
+    client_that_pauses_is_served_as_before,
 );
 
 on_every_class_slowly!(slow_sender_is_no_hang,);
@@ -33,7 +35,11 @@ on_concurrent_classes!(
     thousand_idle_connections_block_no_client,
     slow_reader_blocks_no_client,
     half_heads_block_no_client,
+    client_that_pauses_is_served_as_before,
 );
+
+/// How long a client pauses: until then, a class may have given up what it keeps for an active client.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Asserts that other clients are served and that no worker has exited.
 #[track_caller]
@@ -262,4 +268,30 @@ fn slow_reader_blocks_no_client(class: &str) {
         read_on(reader);
     }
     expect_no_harm(server);
+}
+
+fn client_that_pauses_is_served_as_before(class: &str) {
+    let mut server = Server::start(&["-k", class, "--keep-alive", "60s"]);
+    let mut client = server.connect();
+    assert_eq!(client.get("/").text(), "Hello, world!\n");
+    thread::sleep(PAUSE);
+    assert_eq!(client.get("/").text(), "Hello, world!\n");
+    // The begin of a request that came with the one before.
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\nPOST /echo HTTP/1.1\r\nHo");
+    assert_eq!(client.answer().text(), "Hello, world!\n");
+    thread::sleep(PAUSE);
+    client.send("st: test\r\nContent-Length: 3\r\n\r\nabc");
+    assert_eq!(client.answer().text(), "abc");
+    thread::sleep(PAUSE);
+    client.send("no request\r\n\r\n");
+    assert_eq!(client.answer().head.status, 400);
+    client.expect_end();
+    // A stop is noticed too.
+    let mut idle = server.connect();
+    idle.get("/");
+    thread::sleep(PAUSE);
+    server.signal(Signal::SIGTERM);
+    idle.expect_end();
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    server.expect_clean_exit();
 }

@@ -2,12 +2,13 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::HttpService;
+use tokio::net::TcpStream;
 
 use super::alarm::Alarm;
 use super::deadline::{OutputProgress, Phase, PhaseLimits, PhaseTimer};
@@ -15,27 +16,46 @@ use super::output::WRITE_STEP;
 use super::state::ConnectionState;
 use super::tracking::Hold;
 
-/// How a connection has ended.
+/// Why a connection is no longer driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// By its protocol, or idle.
-    Closed,
+    /// It has ended by its protocol; an [`IdleStream`] has input.
+    Finished,
+    /// It has been idle for so long that its memory is given back. The client stays.
+    Released,
+    /// It has been idle for too long.
+    Idle,
     /// The head of a request was late.
     HeadTimeout,
     /// The client takes no output.
     Aborted,
 }
 
-/// A connection of hyper.
-pub(super) trait HyperConnection: Future<Output = hyper::Result<()>> {
+/// What is driven: a connection of hyper, or the stream of an idle client.
+pub(super) trait Driven: Future {
     /// Whether an idle one is told to close, so that requests in transit are answered.
-    const IS_TOLD: bool;
+    const IS_TOLD: bool = false;
+    /// Whether an idle one is released.
+    const IS_RELEASED: bool = false;
 
-    /// Answers the requests in progress, and ends.
-    fn begin_shutdown(self: Pin<&mut Self>);
+    /// Answers the requests in progress, and ends. Called only if it is told to close.
+    fn begin_shutdown(self: Pin<&mut Self>) {}
 }
 
-impl<I, S> HyperConnection for http1::UpgradeableConnection<I, S>
+/// An idle client between two requests, without the memory of a protocol. It is ready when it has input.
+pub(super) struct IdleStream<'a>(pub(super) &'a TcpStream);
+
+impl Future for IdleStream<'_> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_read_ready(cx).map(drop) // an error is for the protocol to find
+    }
+}
+
+impl Driven for IdleStream<'_> {}
+
+impl<I, S> Driven for http1::UpgradeableConnection<I, S>
 where
     Self: Future<Output = hyper::Result<()>>,
     S: HttpService<Incoming>,
@@ -44,14 +64,10 @@ where
     S::ResBody: 'static,
     <S::ResBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    const IS_TOLD: bool = false;
-
-    fn begin_shutdown(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
+    const IS_RELEASED: bool = true;
 }
 
-impl<I, S, E> HyperConnection for http2::Connection<I, S, E>
+impl<I, S, E> Driven for http2::Connection<I, S, E>
 where
     Self: Future<Output = hyper::Result<()>>,
     S: HttpService<Incoming>,
@@ -68,15 +84,14 @@ where
     }
 }
 
-/// Drives a connection to its end.
-pub(super) async fn drive<C: HyperConnection>(
-    connection: C,
+/// Drives a connection until it ends or is released.
+pub(super) async fn drive<C: Driven>(
+    mut connection: Pin<&mut C>,
     state: &ConnectionState,
     limits: PhaseLimits,
 ) -> End {
     let worker = state.worker();
     let lifecycle = worker.lifecycle();
-    let mut connection = pin!(connection);
     let mut noticed = pin!(worker.noticed());
     // How many notices there had been when the next one was waited for.
     let mut notices = None;
@@ -90,7 +105,7 @@ pub(super) async fn drive<C: HyperConnection>(
         let _hold = Hold::begin(worker); // once for all of its requests and bytes
         loop {
             if connection.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(End::Closed);
+                return Poll::Ready(End::Finished);
             }
             if worker.closes_connections() {
                 timer.drain(lifecycle.now());
@@ -137,8 +152,12 @@ pub(super) async fn drive<C: HyperConnection>(
                 }
                 continue;
             };
-            if !alarm.as_mut().is_due(deadline, || lifecycle.now(), cx) {
+            let release_at = timer.release_at().filter(|at| C::IS_RELEASED && *at < deadline);
+            if !alarm.as_mut().is_due(release_at.unwrap_or(deadline), || lifecycle.now(), cx) {
                 return Poll::Pending;
+            }
+            if release_at.is_some() {
+                return Poll::Ready(End::Released);
             }
             match timer.phase() {
                 Phase::Head(_) => return Poll::Ready(End::HeadTimeout),
@@ -147,7 +166,7 @@ pub(super) async fn drive<C: HyperConnection>(
                     timer.close(lifecycle.now());
                     connection.as_mut().begin_shutdown();
                 }
-                Phase::Connected | Phase::Idle(_) => return Poll::Ready(End::Closed),
+                Phase::Connected | Phase::Idle(_) => return Poll::Ready(End::Idle),
             }
         }
     })

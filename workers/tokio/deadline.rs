@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use ostler::time::MonotonicTime;
 
+/// How long a connection keeps the memory of its protocol after a response.
+const RELEASE_AFTER: Duration = Duration::from_millis(200);
+
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -93,6 +96,12 @@ impl PhaseTimer {
             _ => Some(deadline),
         }
     }
+
+    /// Returns when an idle connection gives back the memory of its protocol.
+    pub(super) fn release_at(&self) -> Option<MonotonicTime> {
+        let is_idle = matches!(self.phase, Phase::Idle(_));
+        is_idle.then(|| self.since.saturating_add(RELEASE_AFTER))
+    }
 }
 
 /// Whether the output of a connection moves.
@@ -151,6 +160,17 @@ mod tests {
         assert_eq!(timer.deadline(), Some(at(50)));
         timer.set_phase(Phase::Idle(1), || at(21));
         assert_eq!(timer.deadline(), Some(at(26)));
+    }
+
+    #[test]
+    fn idle_connection_alone_is_released() {
+        let mut timer = PhaseTimer::new(LIMITS, at(1));
+        for phase in [Phase::Connected, Phase::Head(1), Phase::Busy, Phase::Writing(1)] {
+            timer.set_phase(phase, || at(2));
+            assert_eq!(timer.release_at(), None);
+        }
+        timer.set_phase(Phase::Idle(1), || at(3));
+        assert_eq!(timer.release_at(), Some(at(3).saturating_add(RELEASE_AFTER)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! HTTP/1.1 and HTTP/2 for a tower service, by hyper.
 
 use std::convert::Infallible;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use ostler::settings::Settings;
 use tower_service::Service;
 
 use super::body::{Body, BodyLimits};
-use super::connection::{self, End};
+use super::connection::{self, End, IdleStream};
 use super::context::RequestContext;
 use super::deadline::PhaseLimits;
 use super::guard::RequestGuard;
@@ -23,7 +24,7 @@ use super::record::RequestRecord;
 use super::request::Answer;
 use super::response::{BodyFailure, ResponseBody};
 use super::serve::{NewClient, Serve};
-use super::state::ConnectionState;
+use super::state::{ClosedStream, ConnectionState};
 use super::stream::ClientStream;
 use super::tracking::Label;
 use super::worker::Worker;
@@ -115,38 +116,73 @@ where
     B::Error: Into<BodyFailure>,
 {
     fn serve(&self, client: NewClient) {
-        let config = Arc::clone(&self.config);
         let NewClient { stream, info, guard } = client;
-        let state = Arc::new(ConnectionState::new(guard));
         let service = RequestService {
             app: self.service.clone(),
-            state: Arc::clone(&state),
+            state: Arc::new(ConnectionState::new(guard)),
             info,
-            config: Arc::clone(&config),
+            config: Arc::clone(&self.config),
         };
         tokio::spawn(async move {
-            let io = TokioIo::new(ClientStream::for_http1(stream, Arc::clone(&state)));
-            let http1 = config.http1.serve_connection(io, service.clone()).with_upgrades();
-            let mut end = connection::drive(http1, &state, config.phases).await;
-            if state.is_http2()
-                && let Some(closed) = state.take_closed_stream()
-            {
-                let io = TokioIo::new(ClientStream::for_http2(closed, Arc::clone(&state)));
-                let http2 = config.http2.serve_connection(io, service);
-                end = connection::drive(http2, &state, config.phases).await;
-            }
-            match (state.take_closed_stream(), end) {
-                (Some(closed), End::HeadTimeout) => {
-                    linger::close_with(closed.stream, RESPONSE_408, config.lingering).await;
+            let (state, config) = (&service.state, &service.config);
+            let mut stream = ClientStream::for_http1(stream, Arc::clone(state));
+            loop {
+                // What an idle client does not need is boxed.
+                let served = Box::pin(serve_http(stream, service.clone()));
+                let Some(released) = served.await else { return };
+                let idle = pin!(IdleStream(&released.stream));
+                let end = match released.unread.is_empty() {
+                    true => connection::drive(idle, state, config.phases).await,
+                    false => End::Finished, // it has the begin of a request
+                };
+                if end != End::Finished {
+                    let risk = state.close_risk();
+                    return Box::pin(linger::close(released.stream, risk, config.lingering)).await;
                 }
-                (Some(_), End::Closed) if state.is_flooding() => (), // its input is not read on
-                (Some(closed), End::Closed) if !state.is_half_closed() => {
-                    linger::close(closed.stream, state.close_risk(), config.lingering).await;
-                }
-                (_, End::Closed | End::Aborted) | (None, End::HeadTimeout) => (),
+                stream = ClientStream::resume_http1(released, Arc::clone(state));
             }
         });
     }
+}
+
+/// Serves requests until the connection has ended, which returns `None`, or is released.
+async fn serve_http<S, B>(stream: ClientStream, service: RequestService<S>) -> Option<ClosedStream>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BodyFailure>,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BodyFailure>,
+{
+    let (state, config) = (Arc::clone(&service.state), Arc::clone(&service.config));
+    let io = TokioIo::new(stream);
+    let mut http1 = config.http1.serve_connection(io, service.clone()).with_upgrades();
+    let mut end = connection::drive(Pin::new(&mut http1), &state, config.phases).await;
+    let unparsed = http1.into_parts().map(|parts| parts.read_buf).unwrap_or_default();
+    if end == End::Released {
+        let mut released = state.take_closed_stream()?;
+        released.unread.splice(..0, unparsed);
+        return Some(released);
+    }
+    if state.is_http2()
+        && let Some(closed) = state.take_closed_stream()
+    {
+        let io = TokioIo::new(ClientStream::for_http2(closed, Arc::clone(&state)));
+        let http2 = pin!(config.http2.serve_connection(io, service));
+        end = connection::drive(http2, &state, config.phases).await;
+    }
+    match (state.take_closed_stream(), end) {
+        (Some(closed), End::HeadTimeout) => {
+            linger::close_with(closed.stream, RESPONSE_408, config.lingering).await;
+        }
+        (Some(_), End::Finished) if state.is_flooding() => (), // its input is not read on
+        (Some(closed), End::Finished | End::Idle) if !state.is_half_closed() => {
+            linger::close(closed.stream, state.close_risk(), config.lingering).await;
+        }
+        _ => (),
+    }
+    None
 }
 
 /// Returns whether a request has the field `Host` that HTTP/1.1 demands, once. HTTP/2 has another.

@@ -15,7 +15,7 @@ use super::worker::{ClientGuard, Worker};
 /// After so many sent bytes, a client may have received less than was sent.
 const LONG_OUTPUT: u64 = 64 << 10;
 
-/// A client's socket after its protocol.
+/// A client's socket without its protocol.
 pub(super) struct ClosedStream {
     pub(super) stream: TcpStream,
     /// What was received and not read.

@@ -42,6 +42,16 @@ impl ClientStream {
         this
     }
 
+    /// Creates a stream of HTTP/1.1 after some requests.
+    pub(super) fn resume_http1(released: ClosedStream, state: Arc<ConnectionState>) -> Self {
+        if !released.unread.is_empty() {
+            state.on_received(released.unread.len()); // a part of the next head
+        }
+        let mut this = Self::new(released.stream, state);
+        this.prefix = released.unread;
+        this
+    }
+
     /// Creates a stream of HTTP/2, of which some bytes were received already.
     pub(super) fn for_http2(closed: ClosedStream, state: Arc<ConnectionState>) -> Self {
         let mut frames = FrameCounter::new(state.worker().lifecycle().now_coarse());
