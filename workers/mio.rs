@@ -128,8 +128,7 @@ impl<'a> EventLoop<'a> {
         }
         if self.ctx.lifecycle().drains_clients() {
             for index in self.undrained() {
-                self.clients[index].client.drain(&mut self.buffers, &mut self.tracker);
-                self.drive(index, ReadMode::UntilWouldBlock);
+                self.drain_client(index);
             }
         }
         Ok(())
@@ -162,11 +161,16 @@ impl<'a> EventLoop<'a> {
         }
         self.schedule(index);
         if self.ctx.lifecycle().drains_clients() {
-            self.drive(index, ReadMode::UntilWouldBlock); // answer what it has already sent
-            if let Some(entry) = self.clients.get_mut(index) {
-                entry.client.drain(&mut self.buffers, &mut self.tracker);
-                self.drive(index, ReadMode::UntilWouldBlock);
-            }
+            self.drain_client(index);
+        }
+    }
+
+    /// Tells a client that the worker drains, after what it has already sent is answered.
+    fn drain_client(&mut self, index: usize) {
+        self.drive(index, ReadMode::UntilWouldBlock);
+        if let Some(entry) = self.clients.get_mut(index) {
+            entry.client.drain(&mut self.buffers, &mut self.tracker);
+            self.drive(index, ReadMode::UntilWouldBlock);
         }
     }
 

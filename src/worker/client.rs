@@ -393,6 +393,9 @@ impl<'s> Client<'s> {
             let drains =
                 stop != StopRequest::Immediate && lifecycle.drains_clients() && !self.drained;
             if drains {
+                if ready {
+                    self.drive(ReadMode::UntilWouldBlock, buffers, tracker); // what has arrived
+                }
                 self.drain(buffers, tracker);
             }
             let expired = self.expire(clock::now(), buffers, tracker);

@@ -4,8 +4,9 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 
+use crate::example::example;
 use crate::launch::Launch;
 use crate::proc::becomes_true;
 use crate::support::{Exit, Server};
@@ -23,6 +24,8 @@ on_every_class_and_tokio!(
     signal_right_after_start_is_not_lost,
     killed_master_idle_workers_exit,
     killed_master_busy_worker_finishes,
+    ; except tokio:
+    drain_without_idle_time_answers_what_has_arrived_before,
 );
 
 fn term_finishes_slow_request(class: &str) {
@@ -74,6 +77,36 @@ fn term_is_not_delayed_by_idle_connections(class: &str) {
     answered.rest();
     silent.rest();
     server.expect_clean_exit();
+}
+
+fn drain_without_idle_time_answers_what_has_arrived_before(class: &str) {
+    let Some(program) = example("zero_drain") else { return };
+    let flags = ["-k", class, "-w", "1", "--threads", "1"];
+    let server = Launch::by(&[program.to_str().unwrap()], &flags).start();
+    let worker = server.wait_workers(1)[0];
+    let mut client = server.connect();
+    server.wait_taken(&client);
+    let mut busy = (class == "mio").then(|| server.connect());
+    if let Some(busy) = &busy {
+        server.wait_taken(busy);
+    }
+    // The worker finds the signal and a request at once.
+    kill(worker.pid, Signal::SIGSTOP).unwrap();
+    match &mut busy {
+        Some(busy) => busy.ask("/sleep"),
+        None => client.ask("/"),
+    }
+    kill(worker.pid, Signal::SIGTERM).unwrap();
+    kill(worker.pid, Signal::SIGCONT).unwrap();
+    if let Some(mut busy) = busy {
+        server.wait_taken(&busy);
+        client.ask("/"); // while it sleeps
+        assert_eq!(busy.answer().text(), "answered\n");
+    }
+    assert_eq!(client.answer().text(), "answered\n");
+    client.expect_end();
+    server.wait_exited(worker.pid);
+    server.finish();
 }
 
 fn term_waits_for_partial_head_until_its_timeout(class: &str) {
