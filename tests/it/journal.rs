@@ -15,6 +15,9 @@ use crate::support::{DEADLINE, Server};
 
 pub(crate) const TTL: Duration = Duration::from_secs(2);
 
+/// So long that a machine that stands still does not end the term.
+pub(crate) const LONG_TTL: Duration = Duration::from_secs(20);
+
 /// The journal of a group.
 pub(crate) struct Journal {
     path: PathBuf,

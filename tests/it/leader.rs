@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use crate::control::Controlled;
 use crate::ctl;
 use crate::etcd::Etcd;
-use crate::journal::{Journal, TTL, find_lease_process, is, lease_process};
+use crate::journal::{Journal, LONG_TTL, TTL, find_lease_process, is, lease_process};
 use crate::launch::Launch;
 use crate::proc::wait_until;
 use crate::support::Server;
@@ -140,9 +140,7 @@ fn master_without_a_store_stops_and_leads_again() {
 #[test]
 fn leader_leads_on_while_its_lease_process_is_killed() {
     let Some(group) = Group::start() else { return };
-    // So long that a machine that stands still does not end the term.
-    let ttl = Duration::from_secs(20);
-    let launch = |name| group.launch_with_ttl(name, &group.etcd.urls(), ttl);
+    let launch = |name| group.launch_with_ttl(name, &group.etcd.urls(), LONG_TTL);
     let first = Controlled::of(launch("a"));
     group.wait_runs("a");
     let second = launch("b").start();

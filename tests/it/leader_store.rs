@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::etcd::{Certificates, Link};
-use crate::journal::{TTL, is};
+use crate::journal::{LONG_TTL, TTL, is};
 use crate::launch::Launch;
 use crate::leader::Group;
 use crate::log_capture::Record;
@@ -57,11 +57,12 @@ fn master_behind_a_cut_link_ends_before_another_leads() {
 }
 
 /// A master that logs in to etcd over TLS, with a certificate of its own.
-fn launch_with_login(group: &Group, certificates: &Certificates) -> Launch {
+fn launch_with_login(group: &Group, certificates: &Certificates, ttl: Duration) -> Launch {
     let files = ["ca.pem", "own.pem", "own.key", "password"].map(|it| certificates.path(it));
     let flags = ["--leader-ca-file", "--leader-client-cert", "--leader-client-key"];
     let flags = flags.into_iter().chain(["--leader-password-file"]);
-    let launch = group.launch("a", &group.etcd.urls()).arg("--leader-user").arg("root");
+    let launch = group.launch_with_ttl("a", &group.etcd.urls(), ttl);
+    let launch = launch.arg("--leader-user").arg("root");
     flags.zip(&files).fold(launch, |it, (flag, file)| it.arg(flag).arg(file.to_str().unwrap()))
 }
 
@@ -76,7 +77,7 @@ fn login_that_etcd_has_forgotten_is_no_outage() {
     fs::write(&password, "secret\n").unwrap();
     group.etcd.secure("secret", certificates);
     let certificates = Certificates::of(group.dir());
-    let first = launch_with_login(&group, &certificates).start();
+    let first = launch_with_login(&group, &certificates, LONG_TTL).start();
     group.wait_runs("a");
     let mark = first.mark();
     let url = &group.etcd.urls()[0];
@@ -100,7 +101,7 @@ fn login_that_etcd_has_forgotten_is_no_outage() {
     // With a new password, even the same one, etcd forgets the logins of the user.
     ask("auth/user/changepw", answer["token"].as_str().unwrap(), user);
     let before = group.entries().len();
-    sleep(TTL * 2);
+    sleep(LONG_TTL / 2); // it is renewed twice
     wait_until("it runs on", || group.entries().len() > before);
     let said = first.records().split_off(mark);
     assert!(said.iter().all(|it| !is("lease store not available")(it)), "{said:?}");
@@ -118,7 +119,7 @@ fn expired_certificate_is_said_and_its_successor_used() {
     fs::write(&password, "secret\n").unwrap();
     sleep(Duration::from_millis(1100)); // a certificate is valid in the second that it expires in
     group.etcd.secure("secret", certificates);
-    let first = launch_with_login(&group, &Certificates::of(group.dir())).start();
+    let first = launch_with_login(&group, &Certificates::of(group.dir()), TTL).start();
     // Etcd may not answer at first.
     let says_why = |record: &Record| {
         is("lease store not available")(record)
