@@ -112,6 +112,19 @@ fn dead_holder_is_replaced_after_the_record_has_rested() {
 }
 
 #[test]
+fn clocks_at_the_limits_of_their_rates_leave_no_overlap() {
+    let world = World::new();
+    let slow = || at(world.clock.get() * 95 / 100);
+    let fast = || at(world.clock.get() * 105 / 100);
+    let first = keeper(&world, vec![Fate::WELL], "a").step(slow);
+    let Report::Leading { until } = first else { panic!("{first:?}") };
+    let mut second = keeper(&world, vec![Fate::WELL], "b");
+    while second.step(fast) == standby("a") {}
+    assert!(until <= slow(), "{until:?}");
+    assert!(slow() < until + ms(500), "it leads as soon as it may");
+}
+
+#[test]
 fn write_whose_answer_was_lost_is_recognised() {
     let world = World::new();
     let now = || at(world.clock.get());
