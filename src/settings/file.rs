@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::arity::{Arity, ValueError};
 use super::error::{SettingsError, Source, quoted};
 use super::file_ending::FileSummary;
-use super::file_list::{FileList, INCLUDE_KEY, POOLS_KEY, ParsedFile, VARS_KEY};
+use super::file_list::{FileList, INCLUDE_KEY, LEADER_KEY, POOLS_KEY, ParsedFile, VARS_KEY};
 use super::interpolate::{Environment, Expanded, Variables};
 use super::layer::{APP_KEY, APP_NAME_KEY, ConfigLayer, invalid_value, suggest_key};
 use super::pool_name::pool_name_error;
@@ -66,7 +66,7 @@ impl ConfigFile {
         let mut merged = Self::default();
         for file in &files {
             let document = Document { path: &file.path, vars: &vars };
-            for entry in document.entries_by_name(&file.entries)? {
+            for entry in document.top_level_entries(&file.entries)? {
                 match entry.name {
                     VARS_KEY | INCLUDE_KEY => (),
                     POOLS_KEY => document.add_pools(&mut merged.pools, &entry)?,
@@ -140,6 +140,41 @@ impl Document<'_> {
         Ok(())
     }
 
+    /// Returns the entries of a file. Those of the map `leader` have the names of their options.
+    fn top_level_entries<'n>(
+        &self,
+        entries: &'n [(Node, Node)],
+    ) -> Result<Vec<Entry<'n>>, SettingsError> {
+        let mut flat = Vec::with_capacity(entries.len());
+        for entry in self.entries_by_name(entries)? {
+            if entry.name != LEADER_KEY {
+                flat.push(entry);
+                continue;
+            }
+            let Value::Map(of_leader) = &entry.node.value else {
+                let kind = entry.node.value.kind();
+                let reason = format!("{kind} is given, not a map with etcd or kubernetes_lease");
+                return Err(self.invalid_value(entry.line, LEADER_KEY, None, reason));
+            };
+            for Entry { name, line, node } in self.entries_by_name(of_leader)? {
+                let key = format!("{LEADER_KEY}_{name}");
+                let option = OPTIONS.iter().find(|option| option.name == key);
+                let name = option.map(|option| option.name).ok_or_else(|| {
+                    let suggestion = suggest_key(&key);
+                    SettingsError::UnknownKey { source: self.source_at(line), key, suggestion }
+                })?;
+                flat.push(Entry { name, line, node });
+            }
+        }
+        let mut seen = HashSet::new();
+        match flat.iter().find(|entry| !seen.insert(entry.name)) {
+            Some(Entry { name, line, .. }) => {
+                Err(self.malformed(*line, &format!("duplicate key {}", quoted(name))))
+            }
+            None => Ok(flat),
+        }
+    }
+
     /// Returns the entries of a map with their names. Rejects duplicate names.
     fn entries_by_name<'n>(
         &self,
@@ -168,8 +203,12 @@ impl Document<'_> {
     ) -> Result<(), SettingsError> {
         for entry in self.entries_by_name(entries)? {
             let master_options = OPTIONS.iter().filter(|option| option.scope == Scope::Master);
-            let mut master_keys =
-                master_options.map(|option| option.name).chain([VARS_KEY, POOLS_KEY, INCLUDE_KEY]);
+            let mut master_keys = master_options.map(|option| option.name).chain([
+                VARS_KEY,
+                POOLS_KEY,
+                INCLUDE_KEY,
+                LEADER_KEY,
+            ]);
             if let Some(key) = master_keys.find(|key| *key == entry.name) {
                 return Err(SettingsError::Conflict {
                     source: self.source_at(entry.line),

@@ -19,6 +19,9 @@ pub(super) const VARS_KEY: &str = "vars";
 /// The YAML key of the pools.
 pub(super) const POOLS_KEY: &str = "pools";
 
+/// The key of a map of options without this prefix: `leader: {ttl: 5s}` is `leader_ttl: 5s`.
+pub(super) const LEADER_KEY: &str = "leader";
+
 /// How many files are read altogether.
 const FILES_MAX: usize = 256;
 

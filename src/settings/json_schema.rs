@@ -4,19 +4,23 @@
 use serde_json::{Map, Value, json};
 
 use super::arity::Arity;
-use super::file_list::{INCLUDE_KEY, POOLS_KEY, VARS_KEY};
+use super::file_list::{INCLUDE_KEY, LEADER_KEY, POOLS_KEY, VARS_KEY};
 use super::layer::{APP_KEY, APP_NAME_KEY};
 use super::schema::{OPTIONS, OptionDef, Scope, Settings};
 
 /// Returns the schema, as JSON.
 pub(crate) fn json_schema() -> Value {
     let mut properties = Map::new();
-    let mut pool = Map::new();
+    let (mut pool, mut leader) = (Map::new(), Map::new());
     let defaults = Settings::default();
     for option in OPTIONS {
         properties.insert(option.name.to_owned(), option_schema(option, &defaults));
         if option.scope == Scope::Pool {
             pool.insert(option.name.to_owned(), reference(option.name));
+        }
+        let in_leader = option.name.strip_prefix(LEADER_KEY).and_then(|it| it.strip_prefix('_'));
+        if let Some(key) = in_leader {
+            leader.insert(key.to_owned(), reference(option.name));
         }
     }
     pool.insert(APP_KEY.to_owned(), reference(APP_KEY));
@@ -35,6 +39,15 @@ pub(crate) fn json_schema() -> Value {
             "type": "object",
             "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_-]{0,63}$" },
             "additionalProperties": { "$ref": "#/$defs/scalar" },
+        }),
+    );
+    properties.insert(
+        LEADER_KEY.to_owned(),
+        json!({
+            "description": "The keys leader_..., without this prefix.",
+            "type": "object",
+            "additionalProperties": false,
+            "properties": leader,
         }),
     );
     properties.insert(

@@ -41,6 +41,33 @@ fn impossible_leader_is_rejected() {
 }
 
 #[test]
+fn map_of_leader_has_its_options() {
+    let flat = "leader_etcd: ['http://a:2379']\nleader_key: web\nleader_ttl: 5s\n";
+    let map = "leader: {etcd: ['http://a:2379'], key: web, ttl: 5s}\n";
+    let leader = |text| {
+        let settings = parse_yaml(text).unwrap();
+        (settings.leader_etcd, settings.leader_key, settings.leader_ttl)
+    };
+    assert_eq!(leader(map), leader(flat));
+    assert_eq!(parse_yaml("leader: {kubernetes_lease: web}").err(), None);
+    for (text, expected) in [
+        (
+            "leader: web",
+            "x.yaml:1: leader: one value is given, not a map with etcd or kubernetes_lease",
+        ),
+        (
+            "leader:\n  tll: 5s",
+            "x.yaml:2: unknown key \"leader_tll\" (did you mean \"leader_ttl\"?)",
+        ),
+        ("leader: {ttl: 5s}\nleader_ttl: 5s", "x.yaml:2: duplicate key \"leader_ttl\""),
+        ("pools:\n  a:\n    leader: {ttl: 5s}", "x.yaml:3: leader: is a setting of the master"),
+    ] {
+        let error = parse_yaml(text).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{text}: {error}");
+    }
+}
+
+#[test]
 fn impossible_lease_of_kubernetes_is_rejected() {
     let lease = "leader_kubernetes_lease: web\n";
     let proxy = format!("{lease}leader_kubernetes_api: 'http://127.0.0.1:8001'\n");
