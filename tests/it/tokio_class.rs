@@ -316,3 +316,35 @@ fn slow_or_large_request_body_gets_408_or_413() {
     }
     server.finish();
 }
+
+/// The connection of an idle client is taken apart, but not while a body belongs to it.
+#[test]
+fn body_that_the_app_reads_later_is_no_request() {
+    let Some(server) = start(&["--keep-alive", "60s"]) else { return };
+    let body = "GET /bytes?n=7 HTTP/1.1\r\nHost: x\r\n\r\n";
+    let head = format!("POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    for (first, later) in [(format!("{head}{body}"), ""), (head, body)] {
+        let mut client = server.connect();
+        client.send(first);
+        assert_eq!(client.answer().status(), 202);
+        thread::sleep(Duration::from_millis(500)); // it looks idle
+        client.send(later);
+        assert_eq!(client.get("/").text(), "Hello, world!\n");
+    }
+    server.finish();
+}
+
+/// A body that takes several reads, and line ends after a request, are no begin of the next one.
+#[test]
+fn idle_client_is_closed_in_silence_whatever_it_has_sent() {
+    let Some(server) = start(&["--keep-alive", "2s", "--header-timeout", "1s"]) else { return };
+    let head = "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n";
+    let large = head.to_owned() + &"x".repeat(300_000);
+    for request in [large, "GET /text?n=300000 HTTP/1.1\r\nHost: x\r\n\r\n\r\n".to_owned()] {
+        let mut client = server.connect();
+        client.send(request);
+        assert_eq!(client.answer().body.len(), 300_000);
+        client.expect_end();
+    }
+    server.finish();
+}

@@ -160,6 +160,7 @@ fn router(worker: Worker) -> Router {
         )
         .route("/text", get(async |Query(Count { n }): Query<Count>| "x".repeat(n as usize)))
         .route("/echo", any(echo))
+        .route("/early", any(early))
         .route("/env", get(variable))
         .layer(axum::extract::DefaultBodyLimit::disable()) // limit_request_body holds
 }
@@ -273,6 +274,15 @@ async fn sized(Query(Sized { says, pieces, empty }): Query<Sized>) -> Response {
 fn head_only(n: u64) -> Response {
     let value = HeaderValue::try_from("x".repeat(n as usize)).expect("letters are a value");
     ([("x-long", value)], ()).into_response()
+}
+
+/// Answers at once, and reads the body a second later.
+async fn early(request: Request) -> StatusCode {
+    tokio::spawn(async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let _ = axum::body::to_bytes(request.into_body(), usize::MAX).await;
+    });
+    StatusCode::ACCEPTED
 }
 
 async fn echo(headers: HeaderMap, body: Bytes) -> Response {

@@ -32,8 +32,10 @@ pub struct Body {
     step_bytes: u64,
     timer: Option<Pin<Box<Sleep>>>,
     failure: SharedFailure,
-    /// Told if the body is not read to its end; `None` once it is.
+    /// Told whether the body is read to its end; `None` once it is.
     connection: Option<Arc<ConnectionState>>,
+    /// Which body of the connection it is.
+    number: u32,
 }
 
 /// The limits of request bodies.
@@ -109,6 +111,7 @@ impl Body {
         incoming: Incoming,
         limits: BodyLimits,
         connection: &Arc<ConnectionState>,
+        number: u32,
     ) -> Self {
         let has_body = !incoming.is_end_stream();
         Self {
@@ -119,6 +122,7 @@ impl Body {
             timer: None,
             failure: SharedFailure(has_body.then(Arc::default)),
             connection: has_body.then(|| Arc::clone(connection)),
+            number,
         }
     }
 
@@ -178,7 +182,9 @@ impl http_body::Body for Body {
         };
         let frame = match frame {
             None => {
-                this.connection = None;
+                if let Some(connection) = this.connection.take() {
+                    connection.end_body(this.number);
+                }
                 return Poll::Ready(None);
             }
             Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Broken(error)))),

@@ -152,7 +152,9 @@ pub(super) async fn drive<C: Driven>(
                 }
                 continue;
             };
-            let release_at = timer.release_at().filter(|at| C::IS_RELEASED && *at < deadline);
+            let may_release =
+                C::IS_RELEASED && !state.has_open_body() && !worker.closes_connections();
+            let release_at = timer.release_at().filter(|at| may_release && *at < deadline);
             if !alarm.as_mut().is_due(release_at.unwrap_or(deadline), || lifecycle.now(), cx) {
                 return Poll::Pending;
             }

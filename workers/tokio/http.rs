@@ -163,6 +163,10 @@ where
     if end == End::Released {
         let mut released = state.take_closed_stream()?;
         released.unread.splice(..0, unparsed);
+        // Line ends before a request are ignored (RFC 9112, section 2.2).
+        let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+        let line_ends = released.unread.iter().take_while(|byte| is_line_end(byte)).count();
+        released.unread.drain(..line_ends);
         return Some(released);
     }
     if state.is_http2()
@@ -226,6 +230,8 @@ where
     fn call(&self, request: Request<Incoming>) -> Answer<S> {
         let label = Label::new(&[request.method().as_str(), request.uri().path()]);
         let mut guard = RequestGuard::begin(label, Arc::clone(&self.state));
+        // The app may keep the body for longer than its response takes.
+        let number = self.state.begin_body(!request.body().is_end_stream());
         let context = RequestContext::new(self.info, guard.worker(), request.headers());
         let Config { bodies, request_timeout, logs_units, .. } = &*self.config;
         if *logs_units {
@@ -239,7 +245,7 @@ where
             return Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, guard);
         }
         let state = &self.state;
-        let mut request = request.map(|incoming| Body::new(incoming, *bodies, state));
+        let mut request = request.map(|incoming| Body::new(incoming, *bodies, state, number));
         request.extensions_mut().insert(context); // each extension costs an allocation
         Answer::new(self.app.clone(), request, guard, *request_timeout)
     }

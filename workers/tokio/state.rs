@@ -34,6 +34,8 @@ pub(super) struct ConnectionState {
     is_half_closed: AtomicBool,
     /// Whether the body of a request was not read to its end.
     has_unread_body: AtomicBool,
+    /// The number of the last request if it has a body whose end the app has not read, or 0.
+    open_body: AtomicU32,
     /// Whether the client sends too many control frames.
     is_flooding: AtomicBool,
     /// How many requests there were.
@@ -60,6 +62,7 @@ impl ConnectionState {
             has_input: AtomicBool::new(false),
             is_half_closed: AtomicBool::new(false),
             has_unread_body: AtomicBool::new(false),
+            open_body: AtomicU32::new(0),
             is_flooding: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
@@ -117,6 +120,23 @@ impl ConnectionState {
         self.has_unread_body.store(true, Ordering::Relaxed);
     }
 
+    /// Takes in whether the request that has just begun has a body. Returns the body's number.
+    pub(super) fn begin_body(&self, has_body: bool) -> u32 {
+        let number = self.requests.load(Ordering::Relaxed);
+        self.open_body.store(if has_body { number } else { 0 }, Ordering::Release);
+        number
+    }
+
+    /// Takes in that the app has read a body to its end. It may be late: another may have begun.
+    pub(super) fn end_body(&self, number: u32) {
+        let _ = self.open_body.compare_exchange(number, 0, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// Returns whether what is received may belong to a body, though the response is complete.
+    pub(super) fn has_open_body(&self) -> bool {
+        self.open_body.load(Ordering::Acquire) != 0
+    }
+
     /// Returns what may be lost when the connection is closed.
     pub(super) fn close_risk(&self) -> CloseRisk {
         if self.has_unread_body.load(Ordering::Relaxed) {
@@ -157,6 +177,7 @@ impl ConnectionState {
     }
 
     pub(super) fn on_response_end(&self, now: MonotonicTime) {
+        self.has_input.store(false, Ordering::Relaxed); // what there was belongs to the request
         self.idle_since.store(now.as_nanos(), Ordering::Relaxed);
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
