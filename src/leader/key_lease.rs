@@ -102,9 +102,9 @@ impl<S: LeaseStore> Lease for KeyLease<S> {
         if holder.lease == lease {
             return Ok(Claim::Own { sent_at, life });
         }
+        // It is not revoked, and ends by itself: an attempt to get the key that has been answered by nobody
+        // may still be carried out, and then this master leads by it.
         self.lease = None;
-        // If this fails, the lease ends by itself.
-        let _ = self.store.revoke(lease);
         Ok(Claim::Other { holder: holder.name })
     }
 

@@ -65,19 +65,22 @@ impl<S: RecordStore> RecordLease<S> {
     /// Returns the other master that has the lease, if one does: the record may have been read before it
     /// was written last, but not after `read_at`.
     fn other_holder(&mut self, found: Option<&Record>, read_at: MonotonicTime) -> Option<String> {
+        // The holder of a record that was deleted may still lead.
+        let deleted = |(seen, _): &(Record, _)| Record { version: String::new(), ..seen.clone() };
+        let record = found.cloned().or_else(|| self.seen.as_ref().map(deleted));
         let is_other =
-            |it: &&Record| !it.terms.holder.is_empty() && it.terms.holder != self.identity;
-        let Some(record) = found.filter(is_other) else {
+            |it: &Record| !it.terms.holder.is_empty() && it.terms.holder != self.identity;
+        let Some(record) = record.filter(is_other) else {
             self.seen = None;
             return None;
         };
-        if self.seen.as_ref().is_none_or(|(seen, _)| seen != record) {
+        if self.seen.as_ref().is_none_or(|(seen, _)| *seen != record) {
             self.seen = Some((record.clone(), read_at));
         }
         let since = self.seen.as_ref().map_or(read_at, |(_, since)| *since);
         let claimed = Duration::from_secs(record.terms.seconds.into());
         let duration = claimed.min(RECORD_TTL_MAX).max(self.ttl);
-        (read_at < since + duration).then(|| record.terms.holder.clone())
+        (read_at < since + duration).then_some(record.terms.holder)
     }
 
     fn own_terms(&self, found: Option<&Record>) -> Terms {

@@ -159,6 +159,13 @@ fn jumps_of_the_clock_change_no_leader() {
     panic!("each time: {changes:#?}");
 }
 
+/// Returns the first number of `/proc/uptime`, less that of this process.
+fn uptime(text: &[u8]) -> f64 {
+    let first = |text: &str| text.split_whitespace().next().and_then(|it| it.parse().ok());
+    let own: f64 = first(&fs::read_to_string("/proc/uptime").unwrap()).unwrap();
+    first(&String::from_utf8_lossy(text)).unwrap_or(own) - own
+}
+
 /// Each master has its own time since the boot, as on machines of their own.
 #[test]
 fn masters_with_different_times_since_the_boot_agree() {
@@ -166,6 +173,11 @@ fn masters_with_different_times_since_the_boot_agree() {
     let words = ["unshare", "--time", "--boottime", "86400", "--"];
     let output = Command::new(words[0]).args(&words[1..]).args(["cat", "/proc/uptime"]).output();
     match output {
+        // Up to Linux 6.2 or so, only the children of a program that is executed have the other time.
+        Ok(output) if output.status.success() && uptime(&output.stdout) < OFFSET / 2.0 => {
+            eprintln!("skipped: a program that is executed has not the time of its namespace");
+            return;
+        }
         Ok(output) if output.status.success() => (),
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);

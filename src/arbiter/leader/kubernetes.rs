@@ -187,7 +187,9 @@ impl RecordStore for Kubernetes {
             Some(_) => self.request(Method::Put, Some(&name), Some(&object))?,
             None => self.request(Method::Post, None, Some(&object))?,
         };
-        if answer.status == CONFLICT || is_missing_object(&answer) {
+        // To a request to create an object, the server says so of the namespace.
+        let is_deleted = found.is_some() && is_missing_object(&answer);
+        if answer.status == CONFLICT || is_deleted {
             return Ok(false);
         }
         let written = self.take(answer)?;

@@ -136,3 +136,23 @@ proptest! {
         check_never_two_lead(plan, lease)?;
     }
 }
+
+/// An attempt to get the key may be carried out late. A late end of its lease would then take the key from
+/// a master that leads by it.
+#[test]
+fn lease_without_the_key_is_not_revoked() {
+    let world = World::new();
+    let now = || at(world.clock.get());
+    let well = Fate::WELL;
+    let late = Fate { late: Some(3000), ..well };
+    let fates = [vec![well, well, late], vec![well; 9]].concat();
+    let mut first = keeper(&world, fates, "a");
+    let mut second = keeper(&world, vec![well], "b");
+    assert!(matches!(first.step(now), Report::Unreachable { .. }), "the key is asked for, late");
+    assert!(matches!(second.step(now), Report::Leading { .. }));
+    assert_eq!(first.step(now), Report::Standby { holder: "b".to_owned() });
+    second.release().unwrap();
+    world.clock.set(4000);
+    assert!(matches!(first.step(now), Report::Leading { .. }), "by the late attempt");
+    assert_eq!(world.with_store(|it: &mut Store| it.leases.len()), 1);
+}

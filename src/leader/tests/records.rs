@@ -186,3 +186,21 @@ proptest! {
         check_never_two_lead(plan, lease)?;
     }
 }
+
+#[test]
+fn holder_of_a_deleted_record_has_its_time() {
+    let world = World::new();
+    let now = || at(world.clock.get());
+    let mut first = keeper(&world, vec![Fate::WELL], "a");
+    let mut second = keeper(&world, vec![Fate::WELL], "b");
+    assert!(matches!(first.step(now), Report::Leading { .. }));
+    assert_eq!(second.step(now), standby("a"));
+    world.clock.set(5000);
+    assert!(matches!(first.step(now), Report::Leading { .. }), "renewed, which the second misses");
+    world.with_store(|it: &mut Store| it.record = None);
+    assert_eq!(second.step(now), standby("a"));
+    world.clock.set(14_900);
+    assert_eq!(second.step(now), standby("a"));
+    world.clock.set(15_100);
+    assert!(matches!(second.step(now), Report::Leading { .. }));
+}
