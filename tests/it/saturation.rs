@@ -92,11 +92,11 @@ fn new_clients_are_served_beside_greedy_clients(class: &str) {
             scope.spawn(|| while (&*stream).write_all(requests.as_bytes()).is_ok() {});
             scope.spawn(|| io::copy(&mut &*stream, &mut io::sink()));
         }
-        let answered = (0..30).filter(|_| server.try_get("/").is_ok()).count();
+        let failures: Vec<_> = (0..30).filter_map(|_| server.try_get("/").err()).collect();
         for stream in &greedy {
             stream.shutdown(Shutdown::Both).expect("it is connected");
         }
-        assert_eq!(answered, 30);
+        assert!(failures.is_empty(), "{failures:?}");
     });
     server.finish();
 }

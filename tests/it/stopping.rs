@@ -93,7 +93,7 @@ fn drain_without_idle_time_answers_what_has_arrived_before(class: &str) {
     // The worker finds the signal and a request at once.
     kill(worker.pid, Signal::SIGSTOP).unwrap();
     match &mut busy {
-        Some(busy) => busy.ask("/sleep"),
+        Some(busy) => busy.ask("/long_sleep"),
         None => client.ask("/"),
     }
     kill(worker.pid, Signal::SIGTERM).unwrap();

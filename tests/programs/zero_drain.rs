@@ -22,8 +22,10 @@ impl App for ZeroDrain {
 }
 
 fn answer(request: &Request<'_>) -> Response {
-    if request.path() == "/sleep" {
-        thread::sleep(Duration::from_millis(300));
+    match request.path() {
+        "/sleep" => thread::sleep(Duration::from_millis(300)),
+        "/long_sleep" => thread::sleep(Duration::from_secs(3)),
+        _ => (),
     }
     Response::text("answered\n")
 }
