@@ -171,6 +171,18 @@ fn socket_is_found_by_variable_and_by_name() {
     run(&["status", "-n", &name]).failure("found no running master with the name");
 }
 
+#[test]
+fn socket_with_a_relative_path_is_found_by_name() {
+    let name = unique_name("relative");
+    let launch = Launch::new(&["-k", "mio", "-n", &name, "--control-socket", "control.sock"]);
+    let dir = launch.path("");
+    let server = launch.arg("--chdir").arg(dir).start();
+    assert!(
+        run(&["status", "-n", &name]).success().starts_with(&format!("{name}: running, ready\n"))
+    );
+    server.finish();
+}
+
 /// The app's own sockets and the read-only one are not taken for it.
 #[test]
 fn other_sockets_of_the_master_are_not_taken() {

@@ -144,7 +144,7 @@ fn control_sockets(
         .lines()
         .filter_map(parse_listening)
         .filter(|(inode, _)| inodes.contains(inode))
-        .map(|(_, path)| seen_from_here(pid, path))
+        .filter_map(|(_, path)| Some(seen_from_here(pid, &absolute(pid, path)?)))
         .filter(|path| is_private_socket(path, uid))
         .collect();
     paths.sort();
@@ -174,7 +174,17 @@ fn parse_listening(line: &str) -> Option<(u64, &str)> {
     let path = rest.strip_prefix(' ')?;
     let flags = u32::from_str_radix(fields[3], 16).ok()?;
     let is_listening = flags & ACCEPTS_CONNECTIONS != 0 && fields[4] == "0001";
-    (is_listening && path.starts_with('/')).then_some((fields[6].parse().ok()?, path))
+    let is_path = !path.is_empty() && !path.starts_with('@');
+    (is_listening && is_path).then_some((fields[6].parse().ok()?, path))
+}
+
+/// Returns the path of a socket, which the kernel shows as the process has given it.
+fn absolute(pid: u32, path: &str) -> Option<String> {
+    if path.starts_with('/') {
+        return Some(path.to_owned());
+    }
+    let dir = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+    Some(dir.join(path).to_str()?.to_owned())
 }
 
 /// Returns the path by which this process reaches a master's file: the master may be in a container.
@@ -247,6 +257,7 @@ mod tests {
     fn listening_sockets_are_parsed() {
         let line = "0000000000000000: 00000002 00000000 00010000 0001 01 3149 /run/x y.sock";
         assert_eq!(parse_listening(line), Some((3149, "/run/x y.sock")));
+        assert_eq!(parse_listening(&line.replace("/run/", "")), Some((3149, "x y.sock")));
         for other in [
             "Num       RefCount Protocol Flags    Type St Inode Path",
             "0000000000000000: 00000003 00000000 00000000 0001 03 3150 /run/x",
