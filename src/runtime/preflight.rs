@@ -48,13 +48,20 @@ pub(super) fn check(config: &ResolvedConfig<'_>) -> Result<Vec<String>, RuntimeE
     let pidfile = master.pidfile.as_deref().or(lock_path.as_deref());
     let mut warnings = Vec::new();
     for address in addresses.chain(&control).chain(&master.metrics_bind) {
-        let is_in_use = preflight::check(address)? == Availability::InUse;
-        if let Some(pidfile) = pidfile.filter(|path| is_in_use && PidFile::is_free(path)) {
-            warnings.push(format!(
+        if preflight::check(address)? != Availability::InUse {
+            continue;
+        }
+        match pidfile {
+            None => warnings.push(format!(
+                "{address} is in use: a start fails, unless the running master that has it is asked to \
+                 reload, or a service manager passes the socket"
+            )),
+            Some(pidfile) if PidFile::is_free(pidfile) => warnings.push(format!(
                 "{address} is in use, and no running master has the pid file {}: a start fails, \
                  unless a service manager passes the socket",
                 pidfile.display()
-            ));
+            )),
+            Some(_) => (), // that of the running master
         }
     }
     Ok(warnings)

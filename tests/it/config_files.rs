@@ -328,6 +328,8 @@ fn check_finds_addresses_that_others_have() {
         let expected = format!("{address} is in use, and no running master has the pid file {pid}");
         assert!(outcome.stderr.contains(&expected), "{outcome:?}");
         assert!(!Path::new(&pid).exists());
+        let outcome = Launch::new(&args).unbound().plain().run();
+        assert!(outcome.stderr.contains(&format!("{address} is in use: a start")), "{outcome:?}");
     }
     for (flag, value) in [("--metrics-bind", "192.0.2.1:9"), ("--control-socket", "/dev/null")] {
         let outcome = Launch::new(&["--check-config", flag, value]).plain().run();
