@@ -41,7 +41,7 @@ complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "upgrade" -d 'Re
 complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "scale" -d 'Change the number of workers of a pool'
 complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "recycle" -d 'Replace a worker, those of a pool, or all'
 complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "drain" -d 'Have a worker accept no clients, or report pools as not ready, while they serve'
-complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "undrain" -d 'End what drain has begun'
+complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "undrain" -d 'End the drain mode of one worker, or that of pools, but not of their workers'
 complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "stop" -d 'Stop the master and its workers'
 complete -c ostlerctl -n "__fish_ostlerctl_needs_command" -f -a "reopen" -d 'Reopen the log files'
 complete -c ostlerctl -n "__fish_ostlerctl_using_subcommand status" -s s -l socket -d 'Path of the control socket' -r -F

@@ -245,8 +245,11 @@ fn command() -> Command {
                 "Have a worker accept no clients, or report pools as not ready, while they serve",
             )
             .arg(place("A worker, or a pool [default: all pools]")),
-            subcommand("undrain", "End what drain has begun")
-                .arg(place("A worker, or a pool [default: all pools]")),
+            subcommand(
+                "undrain",
+                "End the drain mode of one worker, or that of pools, but not of their workers",
+            )
+            .arg(place("A worker, or a pool [default: all pools]")),
             subcommand("stop", "Stop the master and its workers")
                 .arg(flag("now", "Do not wait for requests in progress")),
             subcommand("reopen", "Reopen the log files"),

@@ -75,8 +75,13 @@ fn select(name: &str, masters: Vec<Master>) -> Result<(PathBuf, u32), String> {
             ),
         });
     }
-    let mut message =
-        format!("found more than one control socket for the name {name}: give --socket PATH");
+    let mut message = match with_socket[..] {
+        [] if others.iter().all(|master| master.sockets.is_some()) => format!(
+            "no master with the name {name} has a control socket that only its user can open: start one \
+             with --control-socket PATH"
+        ),
+        _ => format!("found more than one master for the name {name}: give --socket PATH"),
+    };
     for master in with_socket.iter().chain(&others) {
         let found = paths(master);
         let what = match (&master.sockets, found.is_empty()) {
