@@ -122,7 +122,7 @@ impl ConnectionState {
 
     /// Takes in whether the request that has just begun has a body. Returns the body's number.
     pub(super) fn begin_body(&self, has_body: bool) -> u32 {
-        let number = self.requests.load(Ordering::Relaxed);
+        let number = self.requests.load(Ordering::Relaxed).max(1); // it may have wrapped
         self.open_body.store(if has_body { number } else { 0 }, Ordering::Release);
         number
     }
