@@ -119,7 +119,7 @@ static ATOMS: &[Atom] = atoms! {
     "id" Early Id "request id";
     "traceparent" Early Traceparent "`traceparent` field, if it is valid";
     "kind" Early Kind "`http`, `rpc`, `job` or `other`";
-    "end" Late End "`complete`; `aborted` if the client disconnected before; `failed` if the application could not produce the whole body";
+    "end" Late End "`complete`; `aborted` if the client disconnected before the kernel had taken the whole response; `failed` if the application could not produce the whole body";
 };
 
 impl PartialEq for AccessFormat {
