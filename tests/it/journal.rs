@@ -115,6 +115,15 @@ pub(crate) fn is(message: &str) -> impl Fn(&Record) -> bool {
     move |record| record.message() == message
 }
 
+/// Waits until a master that does not lead says who does.
+#[track_caller]
+pub(crate) fn expect_learns_of_leader(server: &Server, mark: usize) {
+    let knows = |record: &Record| {
+        is("standby")(record) && record.text("holder").is_some_and(|it| it != "-")
+    };
+    server.wait_for_new_record(mark, "it learns of the leader", knows);
+}
+
 /// The child of a master that is no worker.
 pub(crate) fn lease_process(server: &Server) -> Pid {
     find_lease_process(server).unwrap()

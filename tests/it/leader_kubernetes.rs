@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::control::Controlled;
 use crate::etcd::{Certificates, Link};
-use crate::journal::{Journal, LONG_TTL, TTL, is, lease_process};
+use crate::journal::{Journal, LONG_TTL, TTL, expect_learns_of_leader, is, lease_process};
 use crate::kubernetes_api::{ApiServer, Fault, failure};
 use crate::launch::Launch;
 use crate::log_capture::Record;
@@ -185,10 +185,7 @@ fn master_behind_a_cut_link_ends_before_another_leads() {
     cluster.wait_runs("b");
     first.wait_for_new_record(mark, "it knows", is("lease store not available"));
     link.cut(false);
-    let knows = |record: &Record| {
-        is("standby")(record) && record.text("holder").is_some_and(|it| it != "-")
-    };
-    first.wait_for_new_record(mark, "it learns of the leader", knows);
+    expect_learns_of_leader(&first, mark);
     sleep(TTL);
     cluster.expect_names(&["a", "b"]);
 }

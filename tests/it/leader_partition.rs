@@ -5,9 +5,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::etcd::Etcd;
-use crate::journal::{TTL, is};
+use crate::journal::{TTL, expect_learns_of_leader, is};
 use crate::leader::Group;
-use crate::log_capture::Record;
 use crate::netns::{Host, Network};
 use crate::proc::wait_until;
 use crate::support::Server;
@@ -67,14 +66,6 @@ fn join(side: &[&Host], other: &[&Host]) {
         one.send_again(two);
         two.send_again(one);
     }
-}
-
-#[track_caller]
-fn expect_learns_of_leader(server: &Server, mark: usize) {
-    let knows = |record: &Record| {
-        is("standby")(record) && record.text("holder").is_some_and(|it| it != "-")
-    };
-    server.wait_for_new_record(mark, "it learns of the leader", knows);
 }
 
 /// Cuts the leader off from each of so many members.

@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::etcd::{Certificates, Link};
-use crate::journal::{LONG_TTL, TTL, is};
+use crate::journal::{LONG_TTL, TTL, expect_learns_of_leader, is};
 use crate::launch::Launch;
 use crate::leader::Group;
 use crate::log_capture::Record;
@@ -48,10 +48,7 @@ fn master_behind_a_cut_link_ends_before_another_leads() {
     group.wait_runs("b");
     first.wait_for_new_record(mark, "it knows", is("lease store not available"));
     link.cut(false);
-    let knows = |record: &Record| {
-        is("standby")(record) && record.text("holder").is_some_and(|it| it != "-")
-    };
-    first.wait_for_new_record(mark, "it learns of the leader", knows);
+    expect_learns_of_leader(&first, mark);
     sleep(TTL);
     group.expect_names(&["a", "b"]);
 }
