@@ -43,10 +43,10 @@ pub(crate) use control::{ControlServer, ControlService};
 pub(crate) use generation::{
     MasterContext, PoolGeneration, PoolSpec, PrepareError, ResolvedConfig, prepare_generations,
 };
+pub(crate) use leader::ask_store as ask_lease_store;
 pub(crate) use oom::OomMonitor;
 pub(crate) use parts::ArbiterParts;
-pub(crate) use pool::processes::WorkerEnvironment;
-pub(crate) use pool::supervisor::RunOutcome;
+pub(crate) use pool::{processes::WorkerEnvironment, supervisor::RunOutcome};
 pub(crate) use reload::ConfigLoader;
 pub(crate) use upgrade::{ExecArgs, UpgradePeer, channel as upgrade_channel};
 

@@ -49,6 +49,8 @@ pub(super) struct Facts {
     pub(super) log_dirs: Vec<(PathBuf, u64)>,
     /// The unit in which the master of the pid file runs, and its `KillMode=`.
     pub(super) unit: Option<(String, String)>,
+    /// Who leads, as each member of the lease store says, or why it does not answer.
+    pub(super) lease_store: Vec<Result<Option<String>, String>>,
 }
 
 /// One pool.
@@ -79,7 +81,8 @@ const LOG_BYTES_MIN: u64 = 256 << 20;
 /// Runs every check.
 pub(super) fn findings(facts: &Facts, pools: &[PoolFacts<'_>]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for pool in pools {
+    // The others have no clients.
+    for pool in pools.iter().filter(|pool| !pool.settings.bind.is_empty()) {
         findings.extend(nofile(facts, pool));
         findings.extend(backlog(facts, pool));
     }
@@ -94,6 +97,7 @@ pub(super) fn findings(facts: &Facts, pools: &[PoolFacts<'_>]) -> Vec<Finding> {
     findings.extend(conntrack(facts));
     findings.extend(log_space(facts));
     findings.extend(kill_mode(facts));
+    findings.extend(lease_store(facts));
     findings
 }
 
@@ -365,4 +369,19 @@ fn kill_mode(facts: &Facts) -> Option<Finding> {
     };
     let advice = format!("systemctl edit {unit}: [Service] KillMode=mixed");
     Some(bad(Level::Warning, "systemd", format!("{unit} has KillMode={mode}: {effect}"), advice))
+}
+
+fn lease_store(facts: &Facts) -> Vec<Finding> {
+    let any_answers = facts.lease_store.iter().any(Result::is_ok);
+    let findings = facts.lease_store.iter().map(|member| match member {
+        Ok(Some(holder)) => ok("leader", format!("the lease store answers: {holder} leads")),
+        Ok(None) => ok("leader", "the lease store answers: nobody leads"),
+        Err(reason) => {
+            let level = if any_answers { Level::Warning } else { Level::Error };
+            let text = format!("the lease store does not answer: {reason}");
+            let advice = "start it, or correct the leader_ keys: without it the led pools stand by";
+            bad(level, "leader", text, advice)
+        }
+    });
+    findings.collect()
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::checks::Facts;
+use crate::arbiter;
 use crate::heartbeat;
 use crate::os::cgroup::Cgroups;
 use crate::os::process::Pid;
@@ -40,6 +41,7 @@ pub(super) fn gather(configuration: &Configuration) -> Facts {
             .zip(sysctl("net/netfilter/nf_conntrack_max")),
         log_dirs: log_dirs(configuration),
         unit: running.and_then(unit),
+        lease_store: arbiter::ask_lease_store(master),
     }
 }
 

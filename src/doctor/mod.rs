@@ -63,7 +63,7 @@ impl Report {
             }
         }
         let (errors, warnings) = (self.count(Level::Error), self.count(Level::Warning));
-        text + &format!("{errors} errors, {warnings} warnings\n")
+        text + &format!("{}, {}\n", counted(errors, "error"), counted(warnings, "warning"))
     }
 
     /// Returns the findings as JSON.
@@ -83,4 +83,10 @@ impl Report {
         });
         format!("{report:#}\n")
     }
+}
+
+/// Returns a number and its noun, as in `1 error` and `2 errors`.
+fn counted(count: usize, noun: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{ending}")
 }

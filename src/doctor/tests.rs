@@ -19,6 +19,7 @@ fn healthy() -> Facts {
         conntrack: Some((10, 1000)),
         log_dirs: vec![("/var/log".into(), 1 << 40)],
         unit: Some(("shop.service".into(), "mixed".into())),
+        lease_store: vec![Ok(None)],
     }
 }
 
@@ -69,6 +70,19 @@ fn descriptors_are_compared_with_connections() {
     assert!(found(&root, "rlimit_nofile: 20000\n").iter().all(|it| it.level == Level::Ok));
     let program = found(&root, "worker_class: exec\ncommand: [a]\nbind: none\n");
     assert!(program.iter().all(|it| it.check != "nofile"));
+    let job = found(&root, "worker_class: job\nbind: none\n");
+    assert!(job.iter().all(|it| it.check != "nofile"));
+}
+
+#[test]
+fn lease_store_of_which_a_part_answers_is_a_warning() {
+    let away = || Err("http://10.0.0.1:2379: timeout".to_owned());
+    let holder = Ok(Some("a/17".to_owned()));
+    let some = Facts { lease_store: vec![holder, away()], ..healthy() };
+    assert_only(&some, "", "leader", Level::Warning, "10.0.0.1:2379: timeout");
+    let none = Facts { lease_store: vec![away(), away()], ..healthy() };
+    let errors = found(&none, "").into_iter().filter(|it| it.level == Level::Error);
+    assert_eq!(errors.count(), 2);
 }
 
 #[test]

@@ -47,6 +47,16 @@ const PLATFORM_VARIABLES: [PlatformVariable; 2] = [
     ("WEB_CONCURRENCY", "workers", str::to_owned),
 ];
 
+/// Keys of gunicorn, and those that do the same here.
+const GUNICORN_KEYS: [(&str, &str); 6] = [
+    ("raw_env", "env"),
+    ("errorlog", "log_file"),
+    ("accesslog", "access_log"),
+    ("access_logfile", "access_log"),
+    ("limit_request_line", "limit_request_head"),
+    ("limit_request_field_size", "limit_request_head"),
+];
+
 /// The YAML key of the app.
 pub(super) const APP_KEY: &str = "app";
 
@@ -234,6 +244,7 @@ pub(super) fn suggest_key(word: &str) -> Option<&'static str> {
         words.push((option.flag().replace('-', "_"), option.name));
         words.extend(option.aliases.iter().map(|alias| (alias.replace('-', "_"), option.name)));
     }
+    words.extend(GUNICORN_KEYS.map(|(theirs, ours)| (theirs.into(), ours)));
     let closest = closest_match(word, words.iter().map(|(word, _)| word.as_str()))?;
     words.iter().find(|(word, _)| word == closest).map(|(_, name)| *name)
 }

@@ -368,6 +368,11 @@ fn unknown_key_is_reported_with_suggestion() {
     );
     assert_rejected("ap: 3", "x.yaml:1: unknown key \"ap\" (did you mean \"app\"?)");
     assert_rejected("colour: 3", "x.yaml:1: unknown key \"colour\"");
+    assert_rejected("raw_env: [A=1]", "x.yaml:1: unknown key \"raw_env\" (did you mean \"env\"?)");
+    assert_rejected(
+        "errorlog: '-'",
+        "x.yaml:1: unknown key \"errorlog\" (did you mean \"log_file\"?)",
+    );
 }
 
 #[test]

@@ -33,11 +33,28 @@ pub struct UnknownClass {
 impl fmt::Display for UnknownClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let known = self.available.join(", ");
-        write!(f, "unknown worker class {:?}; available: {known}", self.name)
+        write!(f, "unknown worker class {:?}; available: {known}", self.name)?;
+        match counterpart(&self.name) {
+            Some((theirs, ours)) => write!(f, " (for gunicorn's {theirs}, take {ours})"),
+            None => Ok(()),
+        }
     }
 }
 
 impl Error for UnknownClass {}
+
+/// Returns gunicorn's name of a class, and what does its work here.
+fn counterpart(name: &str) -> Option<(&str, &'static str)> {
+    let ours = match name {
+        "gthread" => "threads",
+        "gevent" | "eventlet" | "tornado" => "mio, or threads if a handler blocks",
+        "asgi" | "uvicorn.workers.UvicornWorker" | "uvicorn_worker.UvicornWorker" => {
+            "exec, with the server as its command"
+        }
+        _ => return None,
+    };
+    Some((name, ours))
+}
 
 impl Registry {
     /// Registers a class.
@@ -107,5 +124,8 @@ mod tests {
         assert_eq!(registry.get("b").unwrap().name(), "b");
         let Err(error) = registry.get("c") else { panic!("there is no c") };
         assert!(error.to_string().ends_with("available: a, b"), "{error}");
+        let Err(error) = registry.get("gthread") else { panic!("there is no gthread") };
+        let hint = "available: a, b (for gunicorn's gthread, take threads)";
+        assert!(error.to_string().ends_with(hint), "{error}");
     }
 }

@@ -30,12 +30,12 @@ fn doctor_after(setup: &str, flags: &[&str]) -> Outcome {
     }
 }
 
-fn doctor(flags: &[&str]) -> Outcome {
+pub(crate) fn doctor(flags: &[&str]) -> Outcome {
     doctor_after("true", flags)
 }
 
 /// Returns the findings of this check in a report as JSON.
-fn findings(outcome: &Outcome, check: &str) -> Vec<Value> {
+pub(crate) fn findings(outcome: &Outcome, check: &str) -> Vec<Value> {
     let report: Value = serde_json::from_str(&outcome.stdout).unwrap();
     let all = report["findings"].as_array().unwrap();
     all.iter().filter(|finding| finding["check"] == check).cloned().collect()

@@ -5,6 +5,9 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
+use serde_json::Value;
+
+use crate::doctor::{doctor, findings};
 use crate::etcd::{Certificates, Link};
 use crate::journal::{LONG_TTL, TTL, expect_learns_of_leader, is};
 use crate::launch::Launch;
@@ -135,5 +138,39 @@ fn expired_certificate_is_said_and_its_successor_used() {
     let before = group.entries().len();
     fs::write(&password, "secret").unwrap();
     wait_until("it runs again", || group.entries().len() > before);
+    group.expect_names(&["a"]);
+}
+
+#[test]
+#[ignore = "slow"]
+fn doctor_asks_each_member_and_changes_nothing() {
+    let Some(mut group) = Group::of(3) else { return };
+    let examine = |group: &Group| {
+        let mut flags = vec!["--json", "-k", "exec", "--bind", "none", "--leader-ttl", "2s"];
+        flags.extend(["--leader-key", "ostler-test"]);
+        let urls = group.etcd.urls();
+        flags.extend(urls.iter().flat_map(|url| ["--leader-etcd", url]));
+        flags.extend(["--", "true"]);
+        let of_store = findings(&doctor(&flags), "leader").into_iter();
+        let text = |key: &str, finding: &Value| finding[key].as_str().unwrap().to_owned();
+        let of_store = of_store.map(|it| (text("level", &it), text("text", &it)));
+        of_store.collect::<Vec<_>>()
+    };
+    let is_free =
+        |(level, text): &(String, String)| level == "ok" && text.ends_with("nobody leads");
+    wait_until("each member answers", || {
+        let found = examine(&group);
+        assert_eq!(found.len(), 3, "{found:?}");
+        found.iter().all(is_free)
+    });
+    let _first = group.master("a");
+    group.wait_runs("a");
+    let away = (group.etcd.leader() + 1) % 3; // the others go on without an election
+    group.etcd.stop(away);
+    let found = examine(&group);
+    let levels: Vec<&str> = found.iter().map(|(level, _)| level.as_str()).collect();
+    assert_eq!(levels, ["warning", "ok", "ok"], "{found:?}");
+    assert!(found[0].1.contains(&group.etcd.urls()[away]), "{found:?}");
+    assert!(found[1].1.ends_with(" leads") && !found[1].1.ends_with("nobody leads"), "{found:?}");
     group.expect_names(&["a"]);
 }

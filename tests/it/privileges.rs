@@ -306,6 +306,9 @@ fn reload_changes_limits_and_access_of_new_paths() {
         ("400", "1")
     );
     assert_eq!(paths.each_ref().map(|path| access(path).0), [0o600, 0o666]);
+    let kept = server.records_of("socket path keeps its mode and owner");
+    let kept: Vec<_> = kept.iter().map(|record| record.text("address").unwrap()).collect();
+    assert_eq!(kept, [format!("unix:{}", paths[0].display())]);
     // A setting that fails leaves everything as it is.
     fs::write(&file, format!("cpu_affinity: 1023\nbind:\n{}", bind(2))).unwrap();
     let mark = server.mark();

@@ -10,6 +10,8 @@ mod http_client;
 #[cfg(feature = "leader")]
 mod kubernetes;
 mod lease;
+#[cfg(feature = "leader")]
+mod query;
 mod snapshot;
 
 use std::fs::File;
@@ -30,6 +32,8 @@ use crate::time::MonotonicTime;
 #[cfg(feature = "leader")]
 use child::keep;
 use lease::{ACKNOWLEDGE, LeaseConfig, RELEASE};
+#[cfg(feature = "leader")]
+pub(crate) use query::ask_store;
 pub(super) use snapshot::LeaderSnapshot;
 
 /// How long after its start the child is started again at the soonest, after it has ended.
@@ -59,6 +63,12 @@ pub(super) struct Leader {
 /// The settings demand the feature.
 #[cfg(not(feature = "leader"))]
 fn keep(_: &mut File, _: &mut File, _: &LeaseConfig) {}
+
+/// The settings demand the feature.
+#[cfg(not(feature = "leader"))]
+pub(crate) fn ask_store(_: &Settings) -> Vec<Result<Option<String>, String>> {
+    Vec::new()
+}
 
 struct Child {
     helper: HelperProcess,

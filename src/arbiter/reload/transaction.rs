@@ -3,6 +3,8 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
+use slog::warn;
+
 use crate::arbiter::generation::{
     self, MasterContext, PoolGeneration, PrepareError, ResolvedConfig,
 };
@@ -184,6 +186,7 @@ impl<'a> ReloadTransaction<'a> {
             let old = match change {
                 PoolChange::Updated { previous_generation } => {
                     pool.commit_generation(Some(&previous_generation), self.generation);
+                    warn_of_kept_access(&previous_generation, pool.generation());
                     if is_sole_master {
                         previous_generation.stop_accepting(&keep_open);
                     }
@@ -240,6 +243,19 @@ impl<'a> ReloadTransaction<'a> {
         }
         closed.retain(|listener| !keep_open.contains(&listener.as_raw_fd()));
         closed
+    }
+}
+
+/// Warns of the paths that stay as they were bound, if the settings ask for another mode or owner.
+fn warn_of_kept_access(previous: &PoolGeneration<'_>, new: &PoolGeneration<'_>) {
+    if previous.spec.socket_access == new.spec.socket_access {
+        return;
+    }
+    let kept = new.listeners.iter().filter(|it| previous.has(it) && it.bound_path().is_some());
+    for listener in kept {
+        warn!(new.log.logger(), "socket path keeps its mode and owner";
+            "address" => listener.name(),
+            "error" => "socket_mode, socket_user and socket_group are for a path that is bound anew: restart");
     }
 }
 
