@@ -114,7 +114,7 @@ def idle_memory(contestant):
             clients.append(client)
             if not client.recv(4096).startswith(b"HTTP/1.1 200"):
                 raise Skipped("it has no response for one of the clients")
-        time.sleep(1.0)
+        time.sleep(2.0)
         growth = compare.pss_mib(pid) - before
         for client in clients:
             client.close()

@@ -44,6 +44,17 @@ impl SharedMemory {
     }
 }
 
+/// Gives memory that is free in this process, and that the C library keeps for later, back to the kernel.
+/// It looks at every free block, so call it rarely. Only glibc does it; other libraries keep nothing, or
+/// decide themselves.
+pub fn release_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number, and any thread may call it at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Creates a file without a name in memory, and returns its only descriptor, which is close-on-exec. It
 /// needs no directory.
 ///

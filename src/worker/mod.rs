@@ -49,6 +49,7 @@ pub use tracker::{PooledTracker, WorkGuard, WorkTracker};
 
 use crate::app::ConfigError;
 pub use crate::os::credentials::Credentials;
+pub use crate::os::memory::release_free_memory;
 use crate::settings::Settings;
 
 /// A way to serve: what a worker does between boot and exit.

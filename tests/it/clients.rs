@@ -27,6 +27,8 @@ on_every_class_and_tokio!(
     ; tokio alone:
     slow_sender_is_no_hang,
     client_that_pauses_is_served_as_before,
+    many_clients_that_pause_are_served_at_once,
+    clients_that_pause_end_in_their_order_and_make_room,
 );
 
 on_every_class_slowly!(slow_sender_is_no_hang,);
@@ -36,6 +38,8 @@ on_concurrent_classes!(
     slow_reader_blocks_no_client,
     half_heads_block_no_client,
     client_that_pauses_is_served_as_before,
+    many_clients_that_pause_are_served_at_once,
+    clients_that_pause_end_in_their_order_and_make_room,
 );
 
 /// How long a client pauses: until then, a class may have given up what it keeps for an active client.
@@ -294,4 +298,48 @@ fn client_that_pauses_is_served_as_before(class: &str) {
     idle.expect_end();
     assert_eq!(server.wait_exit(), Exit::Code(0));
     server.expect_clean_exit();
+}
+
+fn many_clients_that_pause_are_served_at_once(class: &str) {
+    let server = Server::start(&["-k", class, "--keep-alive", "60s"]);
+    // More than any class looks at in one go.
+    let mut clients: Vec<Client> = (0..300).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/").text(), "Hello, world!\n");
+    }
+    thread::sleep(PAUSE);
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().text(), "Hello, world!\n");
+    }
+    expect_no_harm(server);
+}
+
+fn clients_that_pause_end_in_their_order_and_make_room(class: &str) {
+    const KEEPALIVE: Duration = Duration::from_secs(2);
+    let flags = ["-k", class, "--keep-alive", "2s", "--worker-connections", "3", "--workers", "1"];
+    let server = Server::start(&flags);
+    let [mut first, mut second, mut gone] = [(); 3].map(|()| server.connect());
+    let ask = |client: &mut Client| {
+        let asked = Instant::now();
+        assert_eq!(client.get("/").text(), "Hello, world!\n");
+        asked
+    };
+    let first_asked = ask(&mut first);
+    ask(&mut gone);
+    thread::sleep(PAUSE);
+    let second_asked = ask(&mut second);
+    // There is no room for another client before one has gone.
+    drop(gone);
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    first.expect_end();
+    assert!(first_asked.elapsed() >= KEEPALIVE);
+    second.expect_end();
+    assert!(second_asked.elapsed() >= KEEPALIVE);
+    let [mut third, mut fourth] = [(); 2].map(|()| server.connect());
+    ask(&mut third);
+    ask(&mut fourth);
+    expect_no_harm(server);
 }

@@ -46,7 +46,7 @@ impl App {
         Self::from_boot(name.into(), move |worker| {
             let service = boot(worker);
             Box::pin(async move {
-                Ok(Box::new(HttpServer::new(service.await?, &worker)) as Box<dyn Serve>)
+                Ok(Box::new(HttpServer::new(service.await?, &worker)?) as Box<dyn Serve>)
             })
         })
     }

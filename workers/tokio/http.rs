@@ -1,6 +1,7 @@
 //! HTTP/1.1 and HTTP/2 for a tower service, by hyper.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use ostler::app::ClientInfo;
 use ostler::settings::Settings;
+use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::body::{Body, BodyLimits};
@@ -19,6 +21,7 @@ use super::connection::{self, End, IdleStream};
 use super::context::RequestContext;
 use super::deadline::PhaseLimits;
 use super::guard::RequestGuard;
+use super::idle_clients::{IdleClient, IdleClients};
 use super::linger::{self, LingerLimits};
 use super::record::RequestRecord;
 use super::request::Answer;
@@ -48,6 +51,7 @@ const RESPONSE_408: &[u8] =
 pub(super) struct HttpServer<S> {
     service: S,
     config: Arc<Config>,
+    idle_clients: &'static IdleClients,
 }
 
 struct Config {
@@ -60,11 +64,39 @@ struct Config {
     logs_units: bool,
 }
 
-impl<S> HttpServer<S> {
-    pub(super) fn new(service: S, worker: &Worker) -> Self {
+impl<S, B> HttpServer<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BodyFailure>,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BodyFailure>,
+{
+    /// # Errors
+    /// The kernel has no memory or descriptor for an epoll set.
+    pub(super) fn new(service: S, worker: &Worker) -> io::Result<Self> {
+        let config = Arc::new(Config::new(worker));
+        let (app, resumed_config) = (service.clone(), Arc::clone(&config));
+        let idle_clients = IdleClients::start(*worker, move |idle_clients, client| {
+            let Some((stream, info, state)) = client.into_parts() else { return };
+            let service = RequestService {
+                app: app.clone(),
+                state: Arc::new(ConnectionState::from_idle(state)),
+                info,
+                config: Arc::clone(&resumed_config),
+            };
+            tokio::spawn(serve_client(Stage::Idle(stream), service, idle_clients));
+        })?;
+        Ok(Self { service, config, idle_clients })
+    }
+}
+
+impl Config {
+    fn new(worker: &Worker) -> Self {
         let limits = &worker.info().limits;
         let settings = worker.settings();
-        let config = Config {
+        Self {
             http1: http1_builder(settings),
             http2: http2_builder(settings),
             phases: PhaseLimits {
@@ -77,8 +109,7 @@ impl<S> HttpServer<S> {
             lingering: LingerLimits::new(settings),
             request_timeout: settings.request_timeout,
             logs_units: worker.lifecycle().logs_units(),
-        };
-        Self { service, config: Arc::new(config) }
+        }
     }
 }
 
@@ -123,25 +154,65 @@ where
             info,
             config: Arc::clone(&self.config),
         };
-        tokio::spawn(async move {
-            let (state, config) = (&service.state, &service.config);
-            let mut stream = ClientStream::for_http1(stream, Arc::clone(state));
-            loop {
-                // What an idle client does not need is boxed.
-                let served = Box::pin(serve_http(stream, service.clone()));
-                let Some(released) = served.await else { return };
-                let idle = pin!(IdleStream(&released.stream));
-                let end = match released.unread.is_empty() {
-                    true => connection::drive(idle, state, config.phases).await,
-                    false => End::Finished, // it has the begin of a request
-                };
-                if end != End::Finished {
-                    let risk = state.close_risk();
-                    return Box::pin(linger::close(released.stream, risk, config.lingering)).await;
+        let stream = ClientStream::for_http1(stream, Arc::clone(&service.state));
+        tokio::spawn(serve_client(Stage::Active(stream), service, self.idle_clients));
+    }
+}
+
+/// What a client with a task does.
+enum Stage {
+    /// It has a protocol.
+    Active(ClientStream),
+    /// It is between two requests.
+    Idle(TcpStream),
+}
+
+impl Stage {
+    /// A client that goes on with HTTP/1.1 after some requests.
+    fn resumed(stream: TcpStream, unread: Vec<u8>, state: &Arc<ConnectionState>) -> Self {
+        let released = ClosedStream { stream, unread };
+        Self::Active(ClientStream::resume_http1(released, Arc::clone(state)))
+    }
+}
+
+/// Serves a client until its connection has ended, or until it is one of the idle clients, which need no
+/// task.
+async fn serve_client<S, B>(
+    mut stage: Stage,
+    mut service: RequestService<S>,
+    idle_clients: &'static IdleClients,
+) where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BodyFailure>,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BodyFailure>,
+{
+    loop {
+        stage = match stage {
+            Stage::Active(stream) => {
+                let Some(released) = serve_http(stream, service.clone()).await else { return };
+                let ClosedStream { stream, unread } = released;
+                if unread.is_empty() {
+                    let Some((stream, kept)) = service.leave_to(idle_clients, stream) else {
+                        return;
+                    };
+                    service = kept;
+                    Stage::Idle(stream)
+                } else {
+                    Stage::resumed(stream, unread, &service.state) // it has the begin of a request
                 }
-                stream = ClientStream::resume_http1(released, Arc::clone(state));
             }
-        });
+            Stage::Idle(stream) => {
+                let (state, config) = (&service.state, &service.config);
+                let end = connection::drive(pin!(IdleStream(&stream)), state, config.phases).await;
+                if end != End::Finished {
+                    return linger::close(stream, state.close_risk(), config.lingering).await;
+                }
+                Stage::resumed(stream, Vec::new(), state)
+            }
+        };
     }
 }
 
@@ -204,6 +275,20 @@ struct RequestService<S> {
     state: Arc<ConnectionState>,
     info: ClientInfo,
     config: Arc<Config>,
+}
+
+impl<S> RequestService<S> {
+    /// Makes a client one of the idle ones. Returns what needs a task on: if connections are to end, if the
+    /// app has a body of the client still, or if there is no memory.
+    fn leave_to(self, idle_clients: &IdleClients, stream: TcpStream) -> Option<(TcpStream, Self)> {
+        let state = match Arc::try_unwrap(self.state) {
+            Ok(state) => state.into_idle(),
+            Err(state) => return Some((stream, Self { state, ..self })),
+        };
+        let client = IdleClient::new(stream, self.info, state)?;
+        let (stream, _, state) = idle_clients.add(client).err()?.into_parts()?;
+        Some((stream, Self { state: Arc::new(ConnectionState::from_idle(state)), ..self }))
+    }
 }
 
 impl<S: Clone> Clone for RequestService<S> {

@@ -22,6 +22,21 @@ pub(super) struct ClosedStream {
     pub(super) unread: Vec<u8>,
 }
 
+/// What stays of the state of a connection while it has no protocol.
+pub(super) struct IdleState {
+    client: ClientGuard,
+    has_unread_body: bool,
+    requests: u32,
+    sent_bytes: u64,
+    idle_since: MonotonicTime,
+}
+
+impl IdleState {
+    pub(super) fn idle_since(&self) -> MonotonicTime {
+        self.idle_since
+    }
+}
+
 /// The state of one connection. The client counts until this is dropped, also if the connection has
 /// been upgraded and the app has its stream.
 // Fields: each is an atomic or has a lock of its own, since its stream, requests and task share it.
@@ -72,6 +87,28 @@ impl ConnectionState {
             outputs: Mutex::default(),
             late_records: LateRecords::default(),
             closed_stream: Mutex::new(None),
+        }
+    }
+
+    /// Returns what stays while the connection is idle.
+    pub(super) fn into_idle(self) -> IdleState {
+        IdleState {
+            has_unread_body: self.has_unread_body.into_inner(),
+            requests: self.requests.into_inner(),
+            sent_bytes: self.sent_bytes.into_inner(),
+            idle_since: MonotonicTime::from_nanos(self.idle_since.into_inner()),
+            client: self.client,
+        }
+    }
+
+    /// Creates the state of a connection that was idle.
+    pub(super) fn from_idle(idle: IdleState) -> Self {
+        Self {
+            has_unread_body: AtomicBool::new(idle.has_unread_body),
+            requests: AtomicU32::new(idle.requests),
+            sent_bytes: AtomicU64::new(idle.sent_bytes),
+            idle_since: AtomicU64::new(idle.idle_since.as_nanos()),
+            ..Self::new(idle.client)
         }
     }
 
