@@ -127,7 +127,7 @@ fn parse_tcp(text: &str) -> Result<Address, String> {
     };
     match port.parse() {
         Ok(number) if all_digits(port) => Ok(Address::Tcp { host, port: number }),
-        _ => Err(format!("has no port from 0 to 65535 after its last colon ({port:?})")),
+        _ => Err(format!("has no port from 0 to 65535 ({port:?})")),
     }
 }
 

@@ -230,14 +230,16 @@ fn command() -> Command {
             subcommand("reload", "Read the settings again and replace all workers")
                 .arg(flag("dry-run", "Only show what would change")),
             subcommand("upgrade", "Replace the master by a new one of its binary"),
-            subcommand("scale", "Change the number of workers of a pool").arg(
-                Arg::new("words")
-                    .value_names(["POOL", "N|+N|-N"])
-                    .help("The pool, unless there is only one, and the number of workers")
-                    .required(true)
-                    .num_args(1..=2)
-                    .allow_negative_numbers(true),
-            ),
+            subcommand("scale", "Change the number of workers of a pool")
+                .override_usage("ostlerctl scale [OPTIONS] [POOL] <N|+N|-N>")
+                .arg(
+                    Arg::new("words")
+                        .value_name("N|+N|-N")
+                        .help("The number of workers, after the pool unless there is only one")
+                        .required(true)
+                        .num_args(1..=2)
+                        .allow_negative_numbers(true),
+                ),
             subcommand("recycle", "Replace a worker, those of a pool, or all")
                 .arg(place("Whose workers [default: all]")),
             subcommand(
