@@ -232,8 +232,8 @@ impl Runtime {
             }
             error
         };
-        let pidfile =
-            create_pidfile(&resolved.master, !is_sole_master).map_err(report_to_old_master)?;
+        let pidfiles = create_pidfiles(&resolved.master, !is_sole_master, &mut warnings)
+            .map_err(report_to_old_master)?;
         let control = ControlServer::open(&control_service, is_sole_master);
         let prepared = control.map_err(RuntimeError::Listen).and_then(|control| {
             match arbiter::prepare_generations(resolved, &listeners, &[], is_sole_master, &lookups)
@@ -248,7 +248,7 @@ impl Runtime {
         let (control, master_context, generations) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
-                pidfile.into_iter().for_each(PidFile::remove);
+                pidfiles.into_iter().for_each(PidFile::remove);
                 return Err(report_to_old_master(error));
             }
         };
@@ -295,7 +295,7 @@ impl Runtime {
             },
             config_loader,
             exec_args,
-            pidfile,
+            pidfiles,
             service_manager,
             upgrade_peer,
             startup_notifier,
@@ -342,10 +342,26 @@ impl StartupContext {
     }
 }
 
-fn create_pidfile(settings: &Settings, is_upgrade: bool) -> Result<Option<PidFile>, RuntimeError> {
+/// Creates the pid file, and the one that makes the master the only one of its name.
+fn create_pidfiles(
+    settings: &Settings,
+    is_upgrade: bool,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<PidFile>, RuntimeError> {
     let create = if is_upgrade { PidFile::create_for_upgrade } else { PidFile::create };
-    let path = settings.pidfile.clone().or(instance_lock::path(settings)?);
-    path.as_deref().map(create).transpose().map_err(RuntimeError::PidFile)
+    let lock_path = instance_lock::path(settings, warnings)?;
+    let mut created: Vec<PidFile> = Vec::new();
+    let lock_path = lock_path.filter(|path| settings.pidfile.as_ref() != Some(path));
+    for path in settings.pidfile.iter().chain(&lock_path) {
+        match create(path) {
+            Ok(pidfile) => created.push(pidfile),
+            Err(error) => {
+                created.into_iter().for_each(PidFile::remove);
+                return Err(RuntimeError::PidFile(error));
+            }
+        }
+    }
+    Ok(created)
 }
 
 /// Looks up the users of the control interface.

@@ -80,7 +80,7 @@ pub(crate) struct Arbiter<'a> {
     /// Dropped before the upgrade channel: the new master binds its addresses when that is closed.
     control: Option<ControlServer<'a>>,
     transitions: Transitions<'a>,
-    pidfile: Option<PidFile>,
+    pidfiles: Vec<PidFile>,
     /// The process that has launched this daemon and waits until it is ready.
     startup_notifier: Option<Rc<StartupNotifier>>,
     config: ShownConfig,
@@ -131,7 +131,7 @@ impl<'a> Arbiter<'a> {
                     .map(ControlServer::operations)
                     .unwrap_or_default(),
             },
-            pidfile: parts.pidfile,
+            pidfiles: parts.pidfiles,
             startup_notifier: parts.startup_notifier,
             control: parts.control,
             config: ShownConfig::default(),
@@ -190,10 +190,8 @@ impl<'a> Arbiter<'a> {
         let Some(old_master) = transitions.upgrade.read_channel(&mut transitions.state) else {
             return;
         };
-        if let Some(pidfile) = &mut self.pidfile
-            && let Err(error) = pidfile.promote()
-        {
-            warn!(self.log(), "failed to rename pid file"; "error" => error.to_string());
+        for error in self.pidfiles.iter_mut().filter_map(|pidfile| pidfile.promote().err()) {
+            warn!(transitions.state.log(), "failed to rename pid file"; "error" => error.to_string());
         }
         self.transitions.state.service_manager.notify_main_pid(Pid::this());
         self.transitions.on_peer_exit(old_master);
@@ -443,8 +441,6 @@ impl<'a> Arbiter<'a> {
         if let Some(control) = &self.control {
             control.remove_paths();
         }
-        if let Some(pidfile) = self.pidfile.take() {
-            pidfile.remove();
-        }
+        self.pidfiles.drain(..).for_each(PidFile::remove);
     }
 }

@@ -21,7 +21,7 @@ pub(crate) struct ArbiterParts<'a> {
     pub(crate) config_loader: ConfigLoader<'a>,
     /// `None` if it is not known how this program was started: it cannot be upgraded.
     pub(crate) exec_args: Option<ExecArgs>,
-    pub(crate) pidfile: Option<PidFile>,
+    pub(crate) pidfiles: Vec<PidFile>,
     pub(crate) service_manager: ServiceManager,
     pub(crate) upgrade_peer: UpgradePeer,
     pub(crate) startup_notifier: Option<Rc<StartupNotifier>>,

@@ -1,4 +1,4 @@
-//! The file that makes a master the only one of its name if it has no pid file.
+//! The file that makes a master the only one of its name, whatever its pid file.
 
 use std::env;
 use std::fs;
@@ -14,24 +14,36 @@ use crate::settings::Settings;
 const DIR_VARIABLE: &str = "XDG_RUNTIME_DIR";
 
 /// Returns the path of the file, if the settings need it. Other users cannot create it before: its
-/// directory belongs to this user, and only this user can write it.
+/// directory belongs to this user, and only this user can write it. If there is no such directory, the pid
+/// file alone has to do, with a warning.
 ///
 /// # Errors
-/// There is no such directory.
-pub(super) fn path(settings: &Settings) -> Result<Option<PathBuf>, RuntimeError> {
-    if !settings.single_instance || settings.pidfile.is_some() {
+/// There is no such directory, and no pid file.
+pub(super) fn path(
+    settings: &Settings,
+    warnings: &mut Vec<String>,
+) -> Result<Option<PathBuf>, RuntimeError> {
+    if !settings.single_instance {
         return Ok(None);
     }
     let variable = env::var_os(DIR_VARIABLE).filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let user = credentials::effective_uid();
     let dir = variable.unwrap_or_else(|| default_dir(user));
-    check_dir(&dir, user).map_err(|reason| RuntimeError::Setting {
-        source_label: source_label(settings, "single_instance"),
-        reason: format!(
-            "needs a directory that only user {user} can write, and {dir:?} {reason}: set pidfile, \
-             or set {DIR_VARIABLE} to such a directory"
-        ),
-    })?;
+    if let Err(reason) = check_dir(&dir, user) {
+        let needs =
+            format!("needs a directory that only user {user} can write, and {dir:?} {reason}");
+        if settings.pidfile.is_some() {
+            warnings.push(format!(
+                "single_instance {needs}: another master with this proc_name and another pidfile is not \
+                 noticed; set {DIR_VARIABLE} to such a directory"
+            ));
+            return Ok(None);
+        }
+        return Err(RuntimeError::Setting {
+            source_label: source_label(settings, "single_instance"),
+            reason: format!("{needs}: set pidfile, or set {DIR_VARIABLE} to such a directory"),
+        });
+    }
     let name = settings.proc_name.replace('/', "_");
     Ok(Some(dir.join(format!("ostler-{name}.pid"))))
 }

@@ -26,7 +26,8 @@ pub(super) fn check(config: &ResolvedConfig<'_>) -> Result<Vec<String>, RuntimeE
         // It is replaced by another file.
         check_dir_of(path).map_err(|error| path_error(master, "pidfile", path, &error))?;
     }
-    let lock_path = instance_lock::path(master)?;
+    let mut warnings = Vec::new();
+    let lock_path = instance_lock::path(master, &mut warnings)?;
     let log_file = match &master.log_file {
         LogTarget::File(path) => Some(path),
         LogTarget::Stderr | LogTarget::Stdout => None,
@@ -46,7 +47,6 @@ pub(super) fn check(config: &ResolvedConfig<'_>) -> Result<Vec<String>, RuntimeE
     let addresses = config.pool_specs.iter().flat_map(|spec| &spec.settings.bind);
     let control = master.control_socket.clone().map(Address::Unix);
     let pidfile = master.pidfile.as_deref().or(lock_path.as_deref());
-    let mut warnings = Vec::new();
     for address in addresses.chain(&control).chain(&master.metrics_bind) {
         if preflight::check(address)? != Availability::InUse {
             continue;

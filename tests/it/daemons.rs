@@ -326,7 +326,7 @@ fn second_instance_is_rejected() {
     assert!(outcome.stderr.contains(&master), "{outcome:?}");
     assert_eq!(daemon.master().to_string(), master);
     daemon.finish();
-    // Without a pid file, the name makes the instance unique.
+    // The name makes the instance unique, with a pid file or without.
     let dir = tempfile::tempdir().unwrap();
     let lone = |name: &str| {
         Launch::new(&["--single-instance", "-n", name])
@@ -336,8 +336,17 @@ fn second_instance_is_rejected() {
     let outcome = lone("lone").plain().run();
     assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
     assert!(outcome.stderr.contains(&first.pid.to_string()), "{outcome:?}");
-    lone("other").start().finish();
+    let pidfile = dir.path().join("other.pid");
+    let beside = |name: &str| lone(name).arg("-p").arg(pidfile.to_str().unwrap());
+    let outcome = beside("lone").plain().run();
+    assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+    assert!(!pidfile.exists());
+    let other = beside("other").start();
+    let outcome = lone("other").plain().run();
+    assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+    other.finish();
     first.finish();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "both files are removed");
     lone("lone").start().finish();
 }
 
