@@ -232,6 +232,12 @@ impl<'a> ConnectionContext<'a> {
         self.reporter.end_work();
     }
 
+    /// Returns whether to return [`Next::Continue`] although more work has been received: there is output,
+    /// and the last unit of work took so long (1 ms) that its response should not wait for the next one.
+    pub fn should_send(&self) -> bool {
+        !self.out.is_empty() && self.reporter.was_long()
+    }
+
     /// Returns the current date in the format of RFC 9110, section 5.6.7.
     pub fn http_date(&mut self) -> [u8; 29] {
         self.reporter.http_date()
@@ -303,6 +309,10 @@ pub trait WorkReporter {
     fn begin_work(&mut self, label: &[u8]);
     /// Ends and counts the unit of work.
     fn end_work(&mut self);
+    /// Returns whether the last unit of work took longer than sending its output would.
+    fn was_long(&self) -> bool {
+        false
+    }
     /// Returns the current date in the format of RFC 9110, section 5.6.7.
     fn http_date(&mut self) -> [u8; 29];
     /// Extends the deadline of the unit of work to `time` from now.

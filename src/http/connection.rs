@@ -144,6 +144,9 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
             let step = match self.state {
                 State::Closed(_) => return (input.len(), Pause::NeedsInput),
                 _ if ctx.out.len() >= PIECE => return (used, Pause::OutputFull),
+                State::Head(_) if !rest.is_empty() && ctx.should_send() => {
+                    return (used, Pause::OutputFull);
+                }
                 State::Head(_) => self.read_head(rest, ctx),
                 State::Sized { head, whole } if whole <= rest.len() => {
                     self.respond_to(&rest[..whole], head, ctx);

@@ -83,7 +83,7 @@ enum ReadState {
 enum Pause {
     /// It needs more input; with the number of processed calls.
     NeedsInput(usize),
-    /// The output or the number of calls has reached its limit.
+    /// The output or the number of calls has reached its limit, or the output should not wait.
     OutputFull,
 }
 
@@ -214,7 +214,9 @@ impl<'s> RpcConnection<'s> {
             }
             let rest = &input[used..];
             if !rest.is_empty()
-                && (calls == limits.max_pipelined || ctx.out.len() >= limits.max_pending_output)
+                && (calls == limits.max_pipelined
+                    || ctx.out.len() >= limits.max_pending_output
+                    || ctx.should_send())
             {
                 return (used, Pause::OutputFull);
             }

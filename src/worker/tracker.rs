@@ -14,11 +14,16 @@ use crate::os::{clock, process};
 use crate::scoreboard::{EXTENSION_MAX, ThreadEntry, UnitTimeout};
 use crate::time::MonotonicTime;
 
+/// A unit that takes longer costs more than sending its output by itself.
+const LONG_UNIT: Duration = Duration::from_millis(1);
+
 /// Records what one thread of a worker is working on. For a class whose threads drive clients
 /// themselves: each thread takes its own, see [`Lifecycle::tracker`].
 pub struct WorkTracker<'a> {
     entry: TakenEntry<'a>,
     sends_heartbeat: bool,
+    /// Whether the unit of work that ended last was a long one.
+    was_long: bool,
     date: [u8; 29],
     date_second: u64,
     /// The number of the next request, within a block that the thread has for itself.
@@ -93,6 +98,7 @@ impl<'a> WorkTracker<'a> {
         Self {
             entry,
             sends_heartbeat: false,
+            was_long: false,
             date: [b' '; 29],
             date_second: u64::MAX,
             request_number,
@@ -275,8 +281,13 @@ impl app::WorkReporter for WorkTracker<'_> {
     fn end_work(&mut self) {
         let TakenEntry { thread, lifecycle, .. } = self.entry;
         thread.clear_label();
-        let times = (thread.unit_started(), clock::now());
-        end_unit(thread, lifecycle, times, lifecycle.unit_timeout());
+        let (started_at, now) = (thread.unit_started(), clock::now());
+        self.was_long = now.duration_since(started_at) >= LONG_UNIT;
+        end_unit(thread, lifecycle, (started_at, now), lifecycle.unit_timeout());
+    }
+
+    fn was_long(&self) -> bool {
+        self.was_long
     }
 
     fn http_date(&mut self) -> [u8; 29] {

@@ -22,6 +22,7 @@ on_concurrent_classes!(idle_caller_keeps_its_connection);
 on_every_class!(
     calls_are_answered_over_one_connection,
     pipelined_calls_are_answered_in_order,
+    finished_call_is_answered_before_the_next_one,
     failed_call_is_an_error_answer,
     malformed_message_closes_only_its_connection,
     message_byte_by_byte_is_answered,
@@ -169,6 +170,17 @@ fn pipelined_calls_are_answered_in_order(class: &str) {
     sending.join().unwrap();
     drop(caller);
     expect_no_harm(server);
+}
+
+fn finished_call_is_answered_before_the_next_one(class: &str) {
+    let server = start(class, &["--timeout", "3s"]);
+    let worker = server.workers()[0];
+    let mut caller = Caller::to(&server);
+    let calls = [request(1, "sleep", (20,)), request(2, "sleep", (3_600_000,))];
+    caller.send(calls.concat());
+    // It would be lost with the worker.
+    caller.expect(1, Value::Null);
+    server.wait_replaced(worker);
 }
 
 fn failed_call_is_an_error_answer(class: &str) {

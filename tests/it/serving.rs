@@ -193,6 +193,7 @@ on_concurrent_classes!(
     load_spreads_over_workers,
     connection_serves_many_requests,
     pipelined_requests_are_answered_in_order,
+    finished_response_does_not_wait_for_the_next_request,
 );
 
 fn connection_serves_many_requests(class: &str) {
@@ -223,6 +224,19 @@ fn pipelined_requests_are_answered_in_order(class: &str) {
         assert_eq!(client.answer().text(), "abc");
     }
     server.finish();
+}
+
+fn finished_response_does_not_wait_for_the_next_request(class: &str) {
+    let server = Server::start(&["-k", class, "--timeout", "3s"]);
+    let worker = server.workers()[0];
+    let mut client = server.connect();
+    client.send(
+        "GET /sleep?ms=20 HTTP/1.1\r\nHost: test\r\n\r\nGET /hang HTTP/1.1\r\nHost: test\r\n\r\n",
+    );
+    // It would be lost with the worker.
+    assert_eq!(client.answer().status(), 200);
+    server.wait_replaced(worker);
+    client.expect_end();
 }
 
 fn load_spreads_over_workers(class: &str) {
