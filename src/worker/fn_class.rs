@@ -51,7 +51,7 @@ const CLIENTS_MAX: usize = 64;
 ///         }
 ///         Ok(())
 ///     });
-///     ostler::Runtime::new().app(ostler::apps::Echo).class(class).main()
+///     ostler::Runtime::new().app(ostler::apps::Echo).class(class).default_class("greeter").main()
 /// }
 /// ```
 pub struct FnClass<F> {

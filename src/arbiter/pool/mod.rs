@@ -34,6 +34,7 @@ use super::generation::PoolGeneration;
 use super::hook_runner::{make_worker_ref, run_hook};
 use super::operations::{PoolView, Recycled};
 use super::reload_barrier::ReloadParticipant;
+use crate::duration::{as_millis, format_duration};
 use crate::hooks::{HookResult, Hooks, WorkerRef};
 use crate::os::clock;
 use crate::os::process::Pid;
@@ -230,10 +231,11 @@ impl Pool<'_> {
         let is_uncommitted =
             generation.is_some_and(|it| self.supervisor.describe_generation(it).is_uncommitted);
         let (limit, age) = exit_log::describe_hang(hang);
+        let age = format_duration(Duration::from_millis(as_millis(age)));
         if matches!(hang, Hang::BootTimeout(_)) {
-            self.failure_reason = format!("last worker exceeded boot_timeout after {age:?}");
+            self.failure_reason = format!("last worker exceeded boot_timeout after {age}");
         } else if is_uncommitted {
-            self.failure_reason = format!("last worker hung: {limit} for {age:?}");
+            self.failure_reason = format!("last worker hung: {limit} for {age}");
         }
         let unit = self.processes.most_overdue_unit(id);
         let (process, diagnosis) = (self.processes.pid_and_slot(id), self.health.diagnosis(id));
