@@ -87,6 +87,7 @@ fn router(worker: Worker) -> Router {
         .route("/stream_hang", get(|| async { Body::new(HangingBody) }))
         .route("/await", get(std::future::pending::<()>))
         .route("/all_hang", get(all_hang))
+        .route("/one_hangs", get(async || _ = tokio::spawn(async { thread::sleep(Duration::MAX) })))
         .route(
             "/block",
             get(async |Query(Milliseconds { ms }): Query<Milliseconds>| {

@@ -76,18 +76,16 @@ fn new_runtime(ctx: &WorkerContext<'_>) -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 
-/// Wakes a thread of the runtime now and then while another runs the code of a request. The thread that
-/// waited for sockets and timers may be the one that is blocked, and the runtime wakes no other in its
-/// place: nothing would be served, and the class itself would not be woken.
-fn relieve_blocked_threads(ctx: &WorkerContext<'_>, worker: Worker) -> io::Result<()> {
+/// Wakes a thread of the runtime now and then. The thread that waited for sockets and timers may be one that
+/// the code of a request or of an unknown task blocks, and the runtime wakes no other in its place: nothing
+/// would be served, and the class itself would not be woken.
+fn relieve_blocked_threads(ctx: &WorkerContext<'_>) -> io::Result<()> {
     let pause = ctx.lifecycle().heartbeat_interval().unwrap_or(SLEEP_MAX).min(RELIEF_MAX) / 4;
     let runtime = Handle::current();
     let relieve = move || {
         loop {
             thread::sleep(pause);
-            if worker.requests().is_running() {
-                runtime.spawn(async {});
-            }
+            runtime.spawn(async {});
         }
     };
     thread::Builder::new().name("ostler-relief".to_owned()).spawn(relieve).map(drop)
@@ -121,7 +119,7 @@ async fn run(ctx: &WorkerContext<'_>, app: &Booted) -> Result<(), WorkerError> {
     // The only thread has an entry already, and cannot run beside a request.
     let tracker = (ctx.settings().threads > 1).then(|| lifecycle.tracker());
     if tracker.is_some() {
-        relieve_blocked_threads(ctx, worker)?;
+        relieve_blocked_threads(ctx)?;
     }
     let mut event_loop = EventLoop {
         lifecycle,

@@ -36,11 +36,6 @@ impl RequestCounts {
         usize::try_from((in_progress as i64).saturating_sub_unsigned(running)).unwrap_or(0)
     }
 
-    /// Returns whether a thread runs the code of a request.
-    pub(super) fn is_running(&self) -> bool {
-        self.threads().running.iter().any(|thread| thread.is_running.load(Ordering::Relaxed))
-    }
-
     fn threads(&self) -> MutexGuard<'_, Threads> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -118,11 +113,9 @@ mod tests {
         for _ in 0..3 {
             let thread = counts.add_thread();
             thread.set_running(true);
-            assert!(counts.is_running());
             thread.on_begin();
         }
         assert_eq!(counts.threads().running.len(), 1);
-        assert!(!counts.is_running());
         assert_eq!(counts.awaiting(), 3);
         // They end elsewhere.
         (0..2).for_each(|_| lasting.on_end());
