@@ -121,6 +121,47 @@ fn runtime_with_all_threads_stuck_in_unknown_tasks_is_replaced() {
 }
 
 #[test]
+#[ignore = "slow"]
+fn request_that_came_in_time_is_answered_though_nobody_could_look() {
+    const KEEPALIVE: Duration = Duration::from_secs(2);
+    let Some(server) = start(&["-w", "1", "--threads", "1", "--keep-alive", "2s"]) else { return };
+    for _ in 0..5 {
+        let asked = Instant::now();
+        let mut idle = server.connect();
+        idle.get("/pid");
+        thread::sleep(Duration::from_millis(500)); // it has no task then
+        let mut blocking = server.begin("/block?ms=2500");
+        thread::sleep(Duration::from_millis(100));
+        idle.send("GET /pid HTTP/1.1\r\nHost: test\r\n\r\n");
+        if asked.elapsed() > KEEPALIVE - Duration::from_millis(200) {
+            continue; // the machine stood still
+        }
+        assert_eq!(idle.answer().status(), 200);
+        blocking.answer();
+        return server.finish();
+    }
+    panic!("the machine is too slow");
+}
+
+#[test]
+fn unknown_task_that_blocks_one_thread_holds_up_no_client() {
+    let Some(server) = start(&["-w", "1", "-t", "5s", "--threads", "2"]) else { return };
+    let old = server.wait_workers(1)[0];
+    // The thread that waits for sockets and timers, also those of the class itself, serves a client that is
+    // connected already.
+    let mut client = server.connect();
+    client.get("/pid");
+    thread::sleep(Duration::from_millis(100)); // the others sleep by then
+    assert_eq!(client.get("/one_hangs").status(), 200);
+    for _ in 0..3 {
+        assert_eq!(server.get("/pid").text().trim(), old.pid.to_string());
+        assert_eq!(server.get("/sleep?ms=2000").text(), "slept 2000 ms\n");
+    }
+    assert_eq!(server.workers(), [old]);
+    server.finish();
+}
+
+#[test]
 fn near_miss_is_logged_with_its_label() {
     let Some(server) = start(&["-t", "2s"]) else { return };
     server.get("/block?ms=1300").text();

@@ -21,7 +21,7 @@ use super::connection::{self, End, IdleStream};
 use super::context::RequestContext;
 use super::deadline::PhaseLimits;
 use super::guard::RequestGuard;
-use super::idle_clients::{IdleClient, IdleClients};
+use super::idle_clients::{IdleClient, IdleClients, Resumption};
 use super::linger::{self, LingerLimits};
 use super::record::RequestRecord;
 use super::request::Answer;
@@ -77,16 +77,27 @@ where
     /// The kernel has no memory or descriptor for an epoll set.
     pub(super) fn new(service: S, worker: &Worker) -> io::Result<Self> {
         let config = Arc::new(Config::new(worker));
-        let (app, resumed_config) = (service.clone(), Arc::clone(&config));
-        let idle_clients = IdleClients::start(*worker, move |idle_clients, client| {
-            let Some((stream, info, state)) = client.into_parts() else { return };
+        let app = service.clone();
+        let resumed_config = Arc::clone(&config);
+        let lifecycle = worker.lifecycle();
+        let idle_clients = IdleClients::start(*worker, move |idle_clients, client, why| {
+            let Some((stream, info, mut state)) = client.into_parts() else {
+                return lifecycle.count_refused_client();
+            };
+            if why == Resumption::Input {
+                state.restart(lifecycle.now()); // its head has begun, though it is not read yet
+            }
             let service = RequestService {
                 app: app.clone(),
                 state: Arc::new(ConnectionState::from_idle(state)),
                 info,
                 config: Arc::clone(&resumed_config),
             };
-            tokio::spawn(serve_client(Stage::Idle(stream), service, idle_clients));
+            let stage = match why {
+                Resumption::Input => Stage::resumed(stream, Vec::new(), &service.state),
+                Resumption::End => Stage::Idle(stream),
+            };
+            tokio::spawn(serve_client(stage, service, idle_clients));
         })?;
         Ok(Self { service, config, idle_clients })
     }
@@ -192,10 +203,12 @@ async fn serve_client<S, B>(
     loop {
         stage = match stage {
             Stage::Active(stream) => {
-                let Some(released) = serve_http(stream, service.clone()).await else { return };
+                // Boxed: a client that is idle does not need it.
+                let served = Box::pin(serve_http(stream, service.clone())).await;
+                let Some(released) = served else { return };
                 let ClosedStream { stream, unread } = released;
                 if unread.is_empty() {
-                    let Some((stream, kept)) = service.leave_to(idle_clients, stream) else {
+                    let Some((stream, kept)) = service.park(idle_clients, stream) else {
                         return;
                     };
                     service = kept;
@@ -278,9 +291,9 @@ struct RequestService<S> {
 }
 
 impl<S> RequestService<S> {
-    /// Makes a client one of the idle ones. Returns what needs a task on: if connections are to end, if the
-    /// app has a body of the client still, or if there is no memory.
-    fn leave_to(self, idle_clients: &IdleClients, stream: TcpStream) -> Option<(TcpStream, Self)> {
+    /// Makes a client one of the idle ones, which need no task. Returns it if that cannot be done, such as
+    /// while the app has something of the connection.
+    fn park(self, idle_clients: &IdleClients, stream: TcpStream) -> Option<(TcpStream, Self)> {
         let state = match Arc::try_unwrap(self.state) {
             Ok(state) => state.into_idle(),
             Err(state) => return Some((stream, Self { state, ..self })),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Registry, Token};
 use ostler::app::ClientInfo;
+use ostler::listen::close_may_cut_off;
 use ostler::time::MonotonicTime;
 use ostler::worker::release_free_memory;
 use tokio::net::TcpStream;
@@ -21,13 +22,16 @@ use tokio::sync::Notify;
 
 use super::alarm::Alarm;
 use super::idle_queue::IdleQueue;
+use super::linger::CloseRisk;
 use super::memory_release::{CLIENTS_MIN, MemoryRelease};
 use super::state::IdleState;
 use super::watched_fd::WatchedFd;
 use super::worker::Worker;
 
-/// How many clients are resumed before other tasks have their turn.
-const EVENTS_MAX: usize = 256;
+/// How many clients are resumed or closed before other tasks have their turn.
+const TURN_MAX: usize = 256;
+/// How much later than it must a connection may be closed, since clients are in the order of their arrival.
+const LATE_MAX: Duration = Duration::from_secs(1);
 
 /// A client between two requests, without a task.
 pub(super) struct IdleClient {
@@ -47,39 +51,53 @@ impl IdleClient {
     pub(super) fn into_parts(self) -> Option<(TcpStream, ClientInfo, IdleState)> {
         Some((TcpStream::from_std(self.stream).ok()?, self.info, self.state))
     }
+
+    /// Returns whether closing the connection at once could cut off the last response.
+    fn must_linger(&self) -> bool {
+        match self.state.close_risk() {
+            CloseRisk::Certain => true,
+            risk => close_may_cut_off(self.stream.as_fd(), risk == CloseRisk::Long),
+        }
+    }
+}
+
+/// Why a client gets a task again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resumption {
+    /// It has sent something, or has closed the connection.
+    Input,
+    /// Its time is over, and its connection cannot be closed at once.
+    End,
 }
 
 /// The idle clients of a worker.
 pub(super) struct IdleClients {
     worker: Worker,
-    keepalive: Duration,
     registry: Registry,
-    /// In the order in which their time ends.
-    clients: Mutex<IdleQueue<IdleClient>>,
+    /// In the order of their arrival, which is about that of their deadlines.
+    queue: Mutex<IdleQueue<IdleClient>>,
     /// How many clients were added, with overflow.
     added: AtomicUsize,
-    /// Tells the task of clients of which it may not know.
+    /// Wakes the waiter: the queue was empty, many clients have come, or a drain has begun.
     arrived: Notify,
 }
 
 impl IdleClients {
     /// Starts the task that waits for all of them. It calls `resume` for each client that needs a task of
-    /// its own again: one that has sent something or closed the connection, one that has been idle for too
-    /// long, and all when connections are to end.
+    /// its own again.
     ///
     /// # Errors
     /// From epoll_create1(2) and epoll_ctl(2).
     pub(super) fn start(
         worker: Worker,
-        resume: impl FnMut(&'static Self, IdleClient) + Send + 'static,
+        resume: impl FnMut(&'static Self, IdleClient, Resumption) + Send + 'static,
     ) -> io::Result<&'static Self> {
         let set = mio::Poll::new()?;
         // One a process, for its whole life.
         let this: &'static Self = Box::leak(Box::new(Self {
             worker,
-            keepalive: worker.info().limits.keepalive,
             registry: set.registry().try_clone()?,
-            clients: Mutex::default(),
+            queue: Mutex::default(),
             added: AtomicUsize::new(0),
             arrived: Notify::new(),
         }));
@@ -88,8 +106,8 @@ impl IdleClients {
             resume,
             set,
             readiness: WatchedFd::register(this.registry.as_fd())?,
-            events: Events::with_capacity(EVENTS_MAX),
-            may_have_events: false,
+            events: Events::with_capacity(TURN_MAX),
+            drains_since: None,
             memory: MemoryRelease::default(),
         };
         tokio::spawn(waiter.run());
@@ -99,48 +117,52 @@ impl IdleClients {
     /// Takes a client in.
     ///
     /// # Errors
-    /// Connections are to end, or the kernel has no memory to watch it. The client is given back.
+    /// Connections are to end, the deadline is before those of others, or the kernel has no memory to watch
+    /// the client. It is given back.
     pub(super) fn add(&self, client: IdleClient) -> Result<(), IdleClient> {
         if self.worker.closes_connections() {
             return Err(client);
         }
-        let mut clients = self.clients();
-        let (token, fd) = (Token(clients.next_key()), client.stream.as_raw_fd());
+        let mut queue = self.lock_queue();
+        let since = client.state.idle_since();
+        if queue.last().is_some_and(|last| since.saturating_add(LATE_MAX) < last.state.idle_since())
+        {
+            return Err(client);
+        }
+        let token = Token(queue.next_key());
+        let fd = client.stream.as_raw_fd();
         if self.registry.register(&mut SourceFd(&fd), token, Interest::READABLE).is_err() {
             return Err(client);
         }
-        let is_first = clients.first().is_none();
-        clients.push(client);
-        drop(clients);
+        let is_first = queue.last().is_none();
+        queue.push(client);
+        drop(queue);
         let added = self.added.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        // The others are later than the first. The task may have seen the drain before the client was here.
+        // The waiter may have seen the drain before the client was here.
         if is_first || added.is_multiple_of(CLIENTS_MIN) || self.worker.closes_connections() {
             self.arrived.notify_one();
         }
         Ok(())
     }
 
-    fn clients(&self) -> MutexGuard<'_, IdleQueue<IdleClient>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_queue(&self) -> MutexGuard<'_, IdleQueue<IdleClient>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes a client out of the queue and of the set.
     fn take(&self, key: usize) -> Option<IdleClient> {
-        let mut clients = self.clients();
-        let fd = clients.get(key)?.stream.as_raw_fd();
+        let mut queue = self.lock_queue();
+        let fd = queue.get(key)?.stream.as_raw_fd();
         // It fails only for a socket that is not in the set.
         let _ = self.registry.deregister(&mut SourceFd(&fd));
-        clients.remove(key)
+        queue.remove(key)
     }
 
-    fn take_first(&self) -> Option<IdleClient> {
-        let key = self.clients().first_key()?;
-        self.take(key)
-    }
-
-    /// Returns when the time of the first client ends.
-    fn first_end(&self) -> Option<MonotonicTime> {
-        let since = self.clients().first()?.state.idle_since();
-        Some(since.saturating_add(self.keepalive))
+    /// Returns the key of the client that came first, and since when it is idle.
+    fn first(&self) -> Option<(usize, MonotonicTime)> {
+        let queue = self.lock_queue();
+        let key = queue.first_key()?;
+        Some((key, queue.get(key)?.state.idle_since()))
     }
 }
 
@@ -152,17 +174,17 @@ struct Waiter<F> {
     /// Tells that the set has an event.
     readiness: WatchedFd<'static>,
     events: Events,
-    may_have_events: bool,
+    /// When connections began to end.
+    drains_since: Option<MonotonicTime>,
     memory: MemoryRelease,
 }
 
-impl<F: FnMut(&'static IdleClients, IdleClient)> Waiter<F> {
+impl<F: FnMut(&'static IdleClients, IdleClient, Resumption)> Waiter<F> {
     async fn run(mut self) {
         let worker = self.clients.worker;
         let mut arrived = pin!(self.clients.arrived.notified());
         let mut noticed = pin!(worker.noticed());
-        // How many notices there had been when the next one was waited for.
-        let mut notices = None;
+        let mut may_have_events = false;
         let mut alarm = pin!(Alarm::default());
         poll_fn(|cx| {
             loop {
@@ -170,30 +192,35 @@ impl<F: FnMut(&'static IdleClients, IdleClient)> Waiter<F> {
                     arrived.set(self.clients.arrived.notified());
                     continue;
                 }
+                let now = worker.lifecycle().now();
                 if worker.closes_connections() {
-                    while let Some(client) = self.clients.take_first() {
-                        self.resume(client);
-                    }
-                } else if notices != Some(worker.notices()) {
-                    notices = Some(worker.notices());
-                    noticed.set(worker.noticed());
+                    self.drains_since.get_or_insert(now);
+                } else {
+                    self.drains_since = None;
                     if noticed.as_mut().poll(cx).is_ready() {
+                        noticed.set(worker.noticed());
                         continue;
                     }
                 }
                 match self.readiness.poll_readable(cx) {
-                    Poll::Ready(Ok(())) => self.may_have_events = true,
+                    Poll::Ready(Ok(())) => may_have_events = true,
                     Poll::Ready(Err(_)) => return Poll::Ready(()), // the runtime ends
                     Poll::Pending => (),
                 }
-                if self.may_have_events {
-                    self.resume_ready();
+                let next_end = self.next_end();
+                if may_have_events || next_end.is_some_and(|end| end <= now) {
+                    // Input that came before the deadline wins, also if nobody could look meanwhile.
+                    may_have_events = self.resume_ready();
+                    if !may_have_events {
+                        self.expire(now);
+                    }
                     cx.waker().wake_by_ref(); // other tasks have their turn
                     return Poll::Pending;
                 }
-                let now = worker.lifecycle().now();
-                match self.next_end(now) {
-                    Some(end) if alarm.as_mut().is_due(end, || now, cx) => (),
+                self.release_memory(now);
+                let next = [next_end, self.memory.next_look()].into_iter().flatten().min();
+                match next {
+                    Some(next) if alarm.as_mut().is_due(next, || now, cx) => (),
                     _ => return Poll::Pending,
                 }
             }
@@ -203,37 +230,55 @@ impl<F: FnMut(&'static IdleClients, IdleClient)> Waiter<F> {
 
     /// Gives a client a task. If the app's service panics when it is cloned, that costs this client its
     /// connection.
-    fn resume(&mut self, client: IdleClient) {
+    fn resume(&mut self, client: IdleClient, why: Resumption) {
         let Self { clients, resume, .. } = self;
-        let _ = catch_unwind(AssertUnwindSafe(|| resume(clients, client)));
+        let _ = catch_unwind(AssertUnwindSafe(|| resume(clients, client, why)));
     }
 
-    /// Resumes clients that have sent something or closed the connection.
-    fn resume_ready(&mut self) {
+    /// Resumes clients that have sent something or closed the connection. Returns whether there may be more.
+    fn resume_ready(&mut self) -> bool {
         let polled = self.set.poll(&mut self.events, Some(Duration::ZERO));
-        // An interrupted call is repeated.
-        self.may_have_events = polled.is_err() || self.events.iter().count() == EVENTS_MAX;
         let keys: Vec<usize> = self.events.iter().map(|event| event.token().0).collect();
+        // An interrupted call is repeated.
+        let may_have_more = polled.is_err() || keys.len() == TURN_MAX;
         for client in keys.into_iter().filter_map(|key| self.clients.take(key)) {
-            self.resume(client);
+            self.resume(client, Resumption::Input);
+        }
+        may_have_more
+    }
+
+    /// Returns when the time of the first client ends.
+    fn next_end(&self) -> Option<MonotonicTime> {
+        self.clients.first().map(|(_, since)| self.end_of(since))
+    }
+
+    fn end_of(&self, idle_since: MonotonicTime) -> MonotonicTime {
+        let limits = &self.clients.worker.info().limits;
+        let end = idle_since.saturating_add(limits.keepalive);
+        match self.drains_since {
+            // A request may be in transit.
+            Some(since) => end.min(since.saturating_add(limits.drain_idle_timeout)),
+            None => end,
         }
     }
 
-    /// Does what is due at `now`. Returns when the next is.
-    fn next_end(&mut self, now: MonotonicTime) -> Option<MonotonicTime> {
-        let first_end = loop {
-            match self.clients.first_end() {
-                Some(end) if end <= now => {
-                    if let Some(client) = self.clients.take_first() {
-                        self.resume(client);
-                    }
-                }
-                end => break end,
+    /// Closes the connections of clients whose time is over, as many as a turn allows.
+    fn expire(&mut self, now: MonotonicTime) {
+        for _ in 0..TURN_MAX {
+            let first = self.clients.first().filter(|(_, since)| self.end_of(*since) <= now);
+            let Some(client) = first.and_then(|(key, _)| self.clients.take(key)) else { return };
+            if client.must_linger() {
+                self.resume(client, Resumption::End);
             }
-        };
-        if self.memory.is_due(self.clients.added.load(Ordering::Relaxed), now) {
-            release_free_memory();
         }
-        [first_end, self.memory.next_look()].into_iter().flatten().min()
+    }
+
+    fn release_memory(&mut self, now: MonotonicTime) {
+        if self.memory.is_due(self.clients.added.load(Ordering::Relaxed), now) {
+            self.clients.lock_queue().shrink();
+            release_free_memory();
+            let end = self.clients.worker.lifecycle().now();
+            self.memory.on_released(end, end.duration_since(now));
+        }
     }
 }

@@ -36,17 +36,23 @@ impl<T> IdleQueue<T> {
         self.last = Some(key);
     }
 
-    /// Returns the entry that came first.
-    pub(super) fn first(&self) -> Option<&T> {
-        self.first.and_then(|key| self.get(key))
+    /// Returns the entry that came last.
+    pub(super) fn last(&self) -> Option<&T> {
+        self.last.and_then(|key| self.get(key))
     }
 
     pub(super) fn get(&self, key: usize) -> Option<&T> {
         self.entries.get(key).map(|entry| &entry.value)
     }
 
+    /// Returns the key of the entry that came first.
     pub(super) fn first_key(&self) -> Option<usize> {
         self.first
+    }
+
+    /// Gives memory back that no entry needs, as far as the keys allow.
+    pub(super) fn shrink(&mut self) {
+        self.entries.shrink_to_fit();
     }
 
     /// Removes an entry. Without any, no memory is kept.
@@ -65,10 +71,9 @@ impl<T> IdleQueue<T> {
 
     /// Returns the link to what follows an entry, or to the first one.
     fn link_after(&mut self, key: Option<usize>) -> &mut Option<usize> {
-        match key.and_then(|key| self.entries.get_mut(key)) {
-            Some(entry) => &mut entry.next,
-            None => &mut self.first,
-        }
+        let before = key.and_then(|key| self.entries.get_mut(key));
+        debug_assert!(key.is_none() || before.is_some(), "a link leads nowhere");
+        before.map_or(&mut self.first, |entry| &mut entry.next)
     }
 }
 
@@ -101,11 +106,11 @@ mod tests {
         assert_eq!(queue.remove(keys[1]), Some(1));
         assert_eq!(queue.remove(keys[1]), None);
         assert_eq!(queue.remove(keys[3]), Some(3));
-        assert_eq!(queue.first(), Some(&0));
+        assert_eq!((queue.first_key(), queue.last()), (Some(keys[0]), Some(&2)));
         queue.push(4);
         assert_eq!(queue.remove(keys[0]), Some(0));
         assert_eq!(drain(&mut queue), [2, 4]);
-        assert_eq!((queue.first(), queue.first_key()), (None, None));
+        assert_eq!((queue.last(), queue.first_key()), (None, None));
         queue.push(5);
         assert_eq!(drain(&mut queue), [5]);
     }
@@ -122,7 +127,8 @@ mod tests {
                     let (key, value) = expected.remove(at % expected.len()).unwrap();
                     prop_assert_eq!(queue.remove(key), Some(value));
                 }
-                prop_assert_eq!(queue.first(), expected.front().map(|(_, value)| value));
+                prop_assert_eq!(queue.first_key(), expected.front().map(|(key, _)| *key));
+                prop_assert_eq!(queue.last(), expected.back().map(|(_, value)| value));
             }
             let expected: Vec<u32> = expected.into_iter().map(|(_, value)| value).collect();
             prop_assert_eq!(drain(&mut queue), expected);

@@ -29,6 +29,9 @@ impl LingerLimits {
     }
 }
 
+/// After so many sent bytes, a client may have received less than was sent.
+const LONG_OUTPUT: u64 = 64 << 10;
+
 /// What may be lost when a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CloseRisk {
@@ -38,6 +41,18 @@ pub(super) enum CloseRisk {
     Long,
     /// The response: the client sends a body that was not read.
     Certain,
+}
+
+impl CloseRisk {
+    pub(super) fn new(has_unread_body: bool, sent_bytes: u64) -> Self {
+        if has_unread_body {
+            Self::Certain
+        } else if sent_bytes > LONG_OUTPUT {
+            Self::Long
+        } else {
+            Self::Short
+        }
+    }
 }
 
 /// Closes a connection. If that could cut off the response, shuts down the output first, and discards

@@ -10,16 +10,21 @@ pub(super) const CLIENTS_MIN: usize = 256;
 const PAUSE: Duration = Duration::from_millis(250);
 /// More clients within a pause take the memory again.
 const FEW_CLIENTS: usize = 16;
+/// How long after a release the next one is, at least: clients choose when they become idle.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// The inverse of the largest share of time that releases take.
+const INTERVAL_FACTOR: u32 = 100;
 
 /// Decides, from how many clients have become idle so far, counted with overflow.
 #[derive(Debug, Default)]
 pub(super) struct MemoryRelease {
-    /// At the last release.
+    /// How many there were at the last release.
     released: usize,
-    /// At the begin of the pause.
+    /// How many there were at the begin of the pause.
     seen: usize,
     /// When the pause is over.
     look_at: Option<MonotonicTime>,
+    not_before: MonotonicTime,
 }
 
 impl MemoryRelease {
@@ -29,13 +34,20 @@ impl MemoryRelease {
             None if became_idle.wrapping_sub(self.released) < CLIENTS_MIN => return false,
             Some(at) if now < at => return false,
             Some(_) if became_idle.wrapping_sub(self.seen) < FEW_CLIENTS => {
-                (self.released, self.look_at) = (became_idle, None);
+                self.released = became_idle;
+                self.look_at = None;
                 return true;
             }
             None | Some(_) => (),
         }
-        (self.seen, self.look_at) = (became_idle, Some(now.saturating_add(PAUSE)));
+        self.seen = became_idle;
+        self.look_at = Some(now.saturating_add(PAUSE).max(self.not_before));
         false
+    }
+
+    /// Takes in that a release has ended at `now`, and how long it took.
+    pub(super) fn on_released(&mut self, now: MonotonicTime, took: Duration) {
+        self.not_before = now.saturating_add(INTERVAL.max(took * INTERVAL_FACTOR));
     }
 
     /// Returns when to ask next, if not for another client.
@@ -68,10 +80,23 @@ mod tests {
     }
 
     #[test]
+    fn releases_take_a_small_share_of_the_time() {
+        for (took, next) in [(1, 10_600), (200, 20_600)] {
+            let mut release = MemoryRelease::default();
+            assert!(!release.is_due(CLIENTS_MIN, at(0)));
+            assert!(release.is_due(CLIENTS_MIN, at(600)));
+            release.on_released(at(600), Duration::from_millis(took));
+            assert!(!release.is_due(2 * CLIENTS_MIN, at(700)));
+            assert_eq!(release.next_look(), Some(at(next)));
+            assert!(release.is_due(2 * CLIENTS_MIN, at(next)));
+        }
+    }
+
+    #[test]
     fn count_may_overflow() {
         let mut release = MemoryRelease::default();
         assert!(!release.is_due(usize::MAX, at(0)));
-        assert!(release.is_due(10, at(250)));
+        assert!(release.is_due(10, at(1000)));
         assert!(!release.is_due(20, at(2000)));
     }
 }

@@ -12,9 +12,6 @@ use super::output::{Outputs, WRITE_STEP};
 use super::record::LateRecords;
 use super::worker::{ClientGuard, Worker};
 
-/// After so many sent bytes, a client may have received less than was sent.
-const LONG_OUTPUT: u64 = 64 << 10;
-
 /// A client's socket without its protocol.
 pub(super) struct ClosedStream {
     pub(super) stream: TcpStream,
@@ -32,8 +29,19 @@ pub(super) struct IdleState {
 }
 
 impl IdleState {
+    /// Returns when the last response was complete.
     pub(super) fn idle_since(&self) -> MonotonicTime {
         self.idle_since
+    }
+
+    /// Takes in that the time between two requests begins anew.
+    pub(super) fn restart(&mut self, now: MonotonicTime) {
+        self.idle_since = now;
+    }
+
+    /// Returns what may be lost when the connection is closed.
+    pub(super) fn close_risk(&self) -> CloseRisk {
+        CloseRisk::new(self.has_unread_body, self.sent_bytes)
     }
 }
 
@@ -176,13 +184,10 @@ impl ConnectionState {
 
     /// Returns what may be lost when the connection is closed.
     pub(super) fn close_risk(&self) -> CloseRisk {
-        if self.has_unread_body.load(Ordering::Relaxed) {
-            CloseRisk::Certain
-        } else if self.sent_bytes.load(Ordering::Relaxed) > LONG_OUTPUT {
-            CloseRisk::Long
-        } else {
-            CloseRisk::Short
-        }
+        CloseRisk::new(
+            self.has_unread_body.load(Ordering::Relaxed),
+            self.sent_bytes.load(Ordering::Relaxed),
+        )
     }
 
     pub(super) fn sent_bytes(&self) -> u64 {
