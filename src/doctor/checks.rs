@@ -374,10 +374,11 @@ fn kill_mode(facts: &Facts) -> Option<Finding> {
 fn lease_store(facts: &Facts) -> Vec<Finding> {
     let any_answers = facts.lease_store.iter().any(Result::is_ok);
     let findings = facts.lease_store.iter().map(|member| match member {
-        Ok(Some(holder)) => ok("leader", format!("the lease store answers: {holder} leads")),
+        Ok(Some(holder)) => ok("leader", format!("the lease store answers: {holder:?} leads")),
         Ok(None) => ok("leader", "the lease store answers: nobody leads"),
         Err(reason) => {
             let level = if any_answers { Level::Warning } else { Level::Error };
+            let reason = reason.replace(char::is_control, " "); // a part of it is the store's
             let text = format!("the lease store does not answer: {reason}");
             let advice = "start it, or correct the leader_ keys: without it the led pools stand by";
             bad(level, "leader", text, advice)
