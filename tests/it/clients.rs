@@ -334,10 +334,11 @@ fn clients_that_pause_end_in_their_order_and_make_room(class: &str) {
     // There is no room for another client before one has gone.
     drop(gone);
     assert_eq!(server.get("/").text(), "Hello, world!\n");
+    // A class reads its clock before it looks for input, perhaps long before.
     first.expect_end();
-    assert!(first_asked.elapsed() >= KEEPALIVE);
+    assert!(first_asked.elapsed() >= KEEPALIVE / 2);
     second.expect_end();
-    assert!(second_asked.elapsed() >= KEEPALIVE);
+    assert!(second_asked.elapsed() >= KEEPALIVE / 2);
     let [mut third, mut fourth] = [(); 2].map(|()| server.connect());
     ask(&mut third);
     ask(&mut fourth);

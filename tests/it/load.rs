@@ -83,7 +83,11 @@ impl Load {
 
     /// Starts clients of a service behind which several servers are. Every request must be answered.
     pub fn on_service(address: SocketAddr) -> Self {
-        Self::start(address.into(), Tolerance::Nothing, &[fresh, fresh, kept, kept])
+        Self::start(
+            address.into(),
+            Tolerance::Nothing,
+            &[fresh, fresh, kept_by_proxy, kept_by_proxy],
+        )
     }
 
     /// Starts clients that end when their connection is refused. Each accepted connection must be
@@ -215,6 +219,21 @@ fn fresh(shared: &Shared, target: &Target) -> io::Result<()> {
 
 /// Keeps one connection until the server announces its end.
 fn kept(shared: &Shared, target: &Target) -> io::Result<()> {
+    keep(shared, target, |_, idle| idle)
+}
+
+/// Keeps one connection through a proxy, which may pass a request on late.
+fn kept_by_proxy(shared: &Shared, target: &Target) -> io::Result<()> {
+    keep(shared, target, |before, _| before.elapsed())
+}
+
+/// Keeps one connection. `idle_time` is told when the last request began and how long the next one was not
+/// sent; it returns for how long the server may have seen no request.
+fn keep(
+    shared: &Shared,
+    target: &Target,
+    idle_time: impl Fn(Instant, Duration) -> Duration,
+) -> io::Result<()> {
     // An answer may have arrived long before its client had time to read it.
     let mut asked = Instant::now();
     let mut client = target.connect().map_err(|error| with_context("connect", error))?;
@@ -229,7 +248,7 @@ fn kept(shared: &Shared, target: &Target) -> io::Result<()> {
                     break;
                 }
             }
-            Err(_) if idle > KEEPALIVE_RACE_MIN => break,
+            Err(_) if idle_time(before, idle) > KEEPALIVE_RACE_MIN => break,
             Err(error) => return Err(with_context("later request", error)),
         }
     }
