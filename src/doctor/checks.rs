@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::log::escape;
 use crate::settings::Settings;
 
 /// How bad a finding is.
@@ -378,7 +379,7 @@ fn lease_store(facts: &Facts) -> Vec<Finding> {
         Ok(None) => ok("leader", "the lease store answers: nobody leads"),
         Err(reason) => {
             let level = if any_answers { Level::Warning } else { Level::Error };
-            let reason = reason.replace(char::is_control, " "); // a part of it is the store's
+            let reason = escape(reason); // a part of it is the store's
             let text = format!("the lease store does not answer: {reason}");
             let advice = "start it, or correct the leader_ keys: without it the led pools stand by";
             bad(level, "leader", text, advice)

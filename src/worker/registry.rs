@@ -35,7 +35,7 @@ impl fmt::Display for UnknownClass {
         let known = self.available.join(", ");
         write!(f, "unknown worker class {:?}; available: {known}", self.name)?;
         match counterpart(&self.name) {
-            Some((theirs, ours)) => write!(f, " (for gunicorn's {theirs}, take {ours})"),
+            Some(ours) => write!(f, " (for gunicorn's {}, take {ours})", self.name),
             None => Ok(()),
         }
     }
@@ -43,17 +43,16 @@ impl fmt::Display for UnknownClass {
 
 impl Error for UnknownClass {}
 
-/// Returns gunicorn's name of a class, and what does its work here.
-fn counterpart(name: &str) -> Option<(&str, &'static str)> {
-    let ours = match name {
+/// Returns what does the work of a class of gunicorn.
+fn counterpart(name: &str) -> Option<&'static str> {
+    Some(match name {
         "gthread" => "threads",
         "gevent" | "eventlet" | "tornado" => "mio, or threads if a handler blocks",
         "asgi" | "uvicorn.workers.UvicornWorker" | "uvicorn_worker.UvicornWorker" => {
             "exec, with the server as its command"
         }
         _ => return None,
-    };
-    Some((name, ours))
+    })
 }
 
 impl Registry {

@@ -219,28 +219,22 @@ fn fresh(shared: &Shared, target: &Target) -> io::Result<()> {
 
 /// Keeps one connection until the server announces its end.
 fn kept(shared: &Shared, target: &Target) -> io::Result<()> {
-    keep(shared, target, |_, idle| idle)
+    keep(shared, target, false)
 }
 
 /// Keeps one connection through a proxy, which may pass a request on late.
 fn kept_by_proxy(shared: &Shared, target: &Target) -> io::Result<()> {
-    keep(shared, target, |before, _| before.elapsed())
+    keep(shared, target, true)
 }
 
-/// Keeps one connection. `idle_time` is told when the last request began and how long the next one was not
-/// sent; it returns for how long the server may have seen no request.
-fn keep(
-    shared: &Shared,
-    target: &Target,
-    idle_time: impl Fn(Instant, Duration) -> Duration,
-) -> io::Result<()> {
+fn keep(shared: &Shared, target: &Target, by_proxy: bool) -> io::Result<()> {
     // An answer may have arrived long before its client had time to read it.
     let mut asked = Instant::now();
     let mut client = target.connect().map_err(|error| with_context("connect", error))?;
     while !shared.stopped() {
         let before = std::mem::replace(&mut asked, Instant::now());
         let sent = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
-        let idle = before.elapsed();
+        let unsent = before.elapsed();
         match sent.and_then(|()| client.try_answer()) {
             Ok(answer) => {
                 shared.check_answer(&answer)?;
@@ -248,8 +242,13 @@ fn keep(
                     break;
                 }
             }
-            Err(_) if idle_time(before, idle) > KEEPALIVE_RACE_MIN => break,
-            Err(error) => return Err(with_context("later request", error)),
+            Err(error) => {
+                let idle = if by_proxy { before.elapsed() } else { unsent };
+                if idle > KEEPALIVE_RACE_MIN {
+                    break;
+                }
+                return Err(with_context("later request", error));
+            }
         }
     }
     client.reset();

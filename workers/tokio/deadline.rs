@@ -43,6 +43,25 @@ pub(super) struct PhaseTimer {
     is_closing: bool,
 }
 
+impl PhaseLimits {
+    /// Returns when a connection without a request in progress, which may be idle for `limit`, is closed.
+    pub(super) fn pause_end(
+        &self,
+        since: MonotonicTime,
+        limit: Duration,
+        drains_since: Option<MonotonicTime>,
+    ) -> MonotonicTime {
+        let end = since.saturating_add(limit);
+        match drains_since {
+            // A request may be in transit.
+            Some(drains_since) => {
+                end.min(drains_since.max(since).saturating_add(self.drain_idle_timeout))
+            }
+            None => end,
+        }
+    }
+}
+
 impl PhaseTimer {
     pub(super) fn new(limits: PhaseLimits, now: MonotonicTime) -> Self {
         Self { limits, phase: Phase::Connected, since: now, drains_since: None, is_closing: false }
@@ -85,16 +104,9 @@ impl PhaseTimer {
             Phase::Idle(_) => limits.keepalive,
             Phase::Writing(_) => limits.write_timeout,
         };
-        let deadline = self.since.saturating_add(limit);
         let is_idle = matches!(self.phase, Phase::Connected | Phase::Idle(_));
-        match self.drains_since {
-            Some(drains_since) if is_idle && !self.is_closing => {
-                // A request may be in transit.
-                let since = drains_since.max(self.since);
-                Some(deadline.min(since.saturating_add(limits.drain_idle_timeout)))
-            }
-            _ => Some(deadline),
-        }
+        let drains_since = self.drains_since.filter(|_| is_idle && !self.is_closing);
+        Some(limits.pause_end(self.since, limit, drains_since))
     }
 
     /// Returns when an idle connection gives back the memory of its protocol.

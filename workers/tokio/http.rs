@@ -47,6 +47,32 @@ const HTTP2_FRAME_MAX: u32 = 16 << 10;
 const RESPONSE_408: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
+/// A tower service that can be served.
+pub(super) trait HttpService:
+    Service<
+        Request<Body>,
+        Response = Response<<Self as HttpService>::ResponseBody>,
+        Error: Into<BodyFailure>,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + 'static
+{
+    type ResponseBody: http_body::Body<Data: Send, Error: Into<BodyFailure>> + Send + 'static;
+}
+
+impl<S, B> HttpService for S
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BodyFailure>,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BodyFailure>,
+{
+    type ResponseBody = B;
+}
+
 /// Serves requests with a tower service.
 pub(super) struct HttpServer<S> {
     service: S,
@@ -64,15 +90,7 @@ struct Config {
     logs_units: bool,
 }
 
-impl<S, B> HttpServer<S>
-where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BodyFailure>,
-    B: http_body::Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BodyFailure>,
-{
+impl<S: HttpService> HttpServer<S> {
     /// # Errors
     /// The kernel has no memory or descriptor for an epoll set.
     pub(super) fn new(service: S, worker: &Worker) -> io::Result<Self> {
@@ -80,25 +98,26 @@ where
         let app = service.clone();
         let resumed_config = Arc::clone(&config);
         let lifecycle = worker.lifecycle();
-        let idle_clients = IdleClients::start(*worker, move |idle_clients, client, why| {
-            let Some((stream, info, mut state)) = client.into_parts() else {
-                return lifecycle.count_refused_client();
-            };
-            if why == Resumption::Input {
-                state.restart(lifecycle.now()); // its head has begun, though it is not read yet
-            }
-            let service = RequestService {
-                app: app.clone(),
-                state: Arc::new(ConnectionState::from_idle(state)),
-                info,
-                config: Arc::clone(&resumed_config),
-            };
-            let stage = match why {
-                Resumption::Input => Stage::resumed(stream, Vec::new(), &service.state),
-                Resumption::End => Stage::Idle(stream),
-            };
-            tokio::spawn(serve_client(stage, service, idle_clients));
-        })?;
+        let idle_clients =
+            IdleClients::start(*worker, config.phases, move |idle_clients, client, why| {
+                let Some((stream, info, mut state)) = client.into_parts() else {
+                    return lifecycle.count_refused_client();
+                };
+                if why == Resumption::Input {
+                    state.restart(lifecycle.now()); // its head has begun, though it is not read yet
+                }
+                let service = RequestService {
+                    app: app.clone(),
+                    state: Arc::new(ConnectionState::from_idle(state)),
+                    info,
+                    config: Arc::clone(&resumed_config),
+                };
+                let stage = match why {
+                    Resumption::Input => Stage::resumed(stream, Vec::new(), &service.state),
+                    Resumption::End => Stage::Idle(stream),
+                };
+                tokio::spawn(serve_client(stage, service, idle_clients));
+            })?;
         Ok(Self { service, config, idle_clients })
     }
 }
@@ -148,15 +167,7 @@ fn http2_builder(settings: &Settings) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-impl<S, B> Serve for HttpServer<S>
-where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BodyFailure>,
-    B: http_body::Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BodyFailure>,
-{
+impl<S: HttpService> Serve for HttpServer<S> {
     fn serve(&self, client: NewClient) {
         let NewClient { stream, info, guard } = client;
         let service = RequestService {
@@ -188,18 +199,11 @@ impl Stage {
 
 /// Serves a client until its connection has ended, or until it is one of the idle clients, which need no
 /// task.
-async fn serve_client<S, B>(
+async fn serve_client<S: HttpService>(
     mut stage: Stage,
     mut service: RequestService<S>,
     idle_clients: &'static IdleClients,
-) where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BodyFailure>,
-    B: http_body::Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BodyFailure>,
-{
+) {
     loop {
         stage = match stage {
             Stage::Active(stream) => {
@@ -230,15 +234,10 @@ async fn serve_client<S, B>(
 }
 
 /// Serves requests until the connection has ended, which returns `None`, or is released.
-async fn serve_http<S, B>(stream: ClientStream, service: RequestService<S>) -> Option<ClosedStream>
-where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BodyFailure>,
-    B: http_body::Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BodyFailure>,
-{
+async fn serve_http<S: HttpService>(
+    stream: ClientStream,
+    service: RequestService<S>,
+) -> Option<ClosedStream> {
     let (state, config) = (Arc::clone(&service.state), Arc::clone(&service.config));
     let io = TokioIo::new(stream);
     let mut http1 = config.http1.serve_connection(io, service.clone()).with_upgrades();

@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::alarm::Alarm;
+use super::deadline::PhaseLimits;
 use super::idle_queue::IdleQueue;
 use super::linger::CloseRisk;
 use super::memory_release::{CLIENTS_MIN, MemoryRelease};
@@ -90,6 +91,7 @@ impl IdleClients {
     /// From epoll_create1(2) and epoll_ctl(2).
     pub(super) fn start(
         worker: Worker,
+        limits: PhaseLimits,
         resume: impl FnMut(&'static Self, IdleClient, Resumption) + Send + 'static,
     ) -> io::Result<&'static Self> {
         let set = mio::Poll::new()?;
@@ -103,6 +105,7 @@ impl IdleClients {
         }));
         let waiter = Waiter {
             clients: this,
+            limits,
             resume,
             set,
             readiness: WatchedFd::register(this.registry.as_fd())?,
@@ -169,6 +172,7 @@ impl IdleClients {
 /// The task that waits for the idle clients. It alone takes them.
 struct Waiter<F> {
     clients: &'static IdleClients,
+    limits: PhaseLimits,
     resume: F,
     set: mio::Poll,
     /// Tells that the set has an event.
@@ -253,13 +257,7 @@ impl<F: FnMut(&'static IdleClients, IdleClient, Resumption)> Waiter<F> {
     }
 
     fn end_of(&self, idle_since: MonotonicTime) -> MonotonicTime {
-        let limits = &self.clients.worker.info().limits;
-        let end = idle_since.saturating_add(limits.keepalive);
-        match self.drains_since {
-            // A request may be in transit.
-            Some(since) => end.min(since.saturating_add(limits.drain_idle_timeout)),
-            None => end,
-        }
+        self.limits.pause_end(idle_since, self.limits.keepalive, self.drains_since)
     }
 
     /// Closes the connections of clients whose time is over, as many as a turn allows.

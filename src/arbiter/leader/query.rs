@@ -13,23 +13,22 @@ use crate::settings::Settings;
 /// for each member at most as long as a request of the lease may take.
 pub(crate) fn ask_store(settings: &Settings) -> Vec<Result<Option<String>, StoreError>> {
     let Some(lease) = LeaseConfig::new(settings) else { return Vec::new() };
+    let shown = |holder: String| readable(&holder).to_owned();
     match &lease.store {
         StoreConfig::Etcd(EtcdCluster { urls, login }) => {
-            let members = urls
-                .iter()
-                .map(|url| EtcdCluster { urls: vec![url.clone()], login: login.clone() });
-            members
-                .map(|member| {
-                    let holder = Etcd::new(&lease, &member).holder()?;
-                    Ok(holder.map(|holder| readable(&holder.name).to_owned()))
-                })
-                .collect()
+            let ask = |url: &String| {
+                let member = EtcdCluster { urls: vec![url.clone()], login: login.clone() };
+                let holder = Etcd::new(&lease, &member).holder()?;
+                Ok(holder.map(|holder| shown(holder.name)))
+            };
+            urls.iter().map(ask).collect()
         }
         StoreConfig::Kubernetes(server) => {
-            let record = Kubernetes::new(&lease, server).read();
-            let holder = record.map(|record| record.map(|it| it.terms.holder));
-            let holder = holder.map(|holder| holder.filter(|it| !it.is_empty()));
-            vec![holder.map(|holder| holder.map(|it| readable(&it).to_owned()))]
+            let holder = Kubernetes::new(&lease, server).read().map(|record| {
+                let holder = record.map(|record| record.terms.holder);
+                holder.filter(|it| !it.is_empty()).map(shown)
+            });
+            vec![holder]
         }
     }
 }
