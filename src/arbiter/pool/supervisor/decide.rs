@@ -2,9 +2,9 @@
 
 use super::slot::{Slot, State, Worker};
 use super::types::{
-    Action, Busy, ExitClass, ExitReason, Hang, ReloadPhase, ShutdownMode, WorkerId,
+    Action, Busy, Desired, ExitClass, ExitReason, Hang, ReloadPhase, ShutdownMode, WorkerId,
 };
-use super::{Desired, Phase, Standby, Supervisor};
+use super::{Phase, Standby, Supervisor};
 use crate::time::MonotonicTime;
 
 impl Supervisor {
@@ -278,12 +278,11 @@ impl Supervisor {
         let mut old_count = if is_reloading { self.count_old() } else { 0 };
         let awaits_canary = self.awaits_any_canary();
         for slot in self.slots.iter_mut().filter(|slot| slot.workers.len() > 1) {
-            let new = slot.replacement(generation);
-            let Some(replacement) = new.or_else(|| slot.newest_ready()) else { continue };
-            let is_held = awaits_canary && new.is_some();
+            let Some(kept) = slot.kept_worker(generation).copied() else { continue };
+            let is_held = awaits_canary && kept.generation == generation;
             for worker in &mut slot.workers {
-                let is_replaced = worker.id < replacement || worker.generation != generation;
-                if worker.state != State::Ready || !is_replaced || worker.id == replacement {
+                let is_replaced = worker.id < kept.id || worker.generation != generation;
+                if worker.state != State::Ready || !is_replaced || worker.id == kept.id {
                     continue;
                 }
                 if is_reloading && worker.generation < generation {

@@ -1,16 +1,19 @@
 //! The drain mode of one worker: it accepts no clients, finishes those that it has, and stays. It belongs to
 //! the process: a replacement serves.
 
-use super::slot::{State, Worker};
-use super::types::{DrainModeError, DrainProgress, WorkerId};
-use super::{Desired, Supervisor};
+use std::iter;
+
+use super::Supervisor;
+use super::slot::{self, State, Worker};
+use super::types::{Desired, DrainModeError, DrainProgress, WorkerId};
 
 impl Supervisor {
     /// Begins the drain mode of the newest ready worker of a slot. Returns the worker, and whether it was
     /// not in drain mode.
     ///
     /// # Errors
-    /// There is none, or no other slot serves, also after a reload or its roll-back.
+    /// There is none, or no other slot serves, or none would serve once the reload in progress has
+    /// ended, however it ends.
     pub(crate) fn begin_drain_mode(
         &mut self,
         slot: usize,
@@ -19,10 +22,9 @@ impl Supervisor {
         if self.drain_progress(id) != DrainProgress::Off {
             return Ok((id, false));
         }
-        let target = self.desired.target;
-        let kept = self.rolling.map_or(target, |it| it.previous_desired.target.min(target));
-        let mut others = self.slots.iter().take(kept).enumerate().filter(|(it, _)| *it != slot);
-        if !others.any(|(_, other)| other.has_serving()) {
+        let roll_back = self.rolling.map(|rolling| rolling.previous_desired);
+        let mut ends = iter::once(self.desired).chain(roll_back);
+        if !ends.all(|end| slot::served_slots(&self.slots, end).any(|other| other != slot)) {
             return Err(DrainModeError::LastServing);
         }
         self.set_drain_progress(id, DrainProgress::Draining);
@@ -91,12 +93,6 @@ impl Supervisor {
     /// Returns the smallest target that removes no worker in drain mode and leaves a worker that serves. If
     /// none serves, it leaves a slot that will have one.
     pub(crate) fn lowest_target(&self) -> usize {
-        let slots = &self.slots[..self.desired.target.min(self.slots.len())];
-        let last_held = slots.iter().rposition(|slot| slot.is_in_drain_mode());
-        let first_serving = slots.iter().position(|slot| slot.has_serving());
-        let first_other =
-            first_serving.or_else(|| slots.iter().position(|slot| !slot.is_in_drain_mode()));
-        let lowest = last_held.into_iter().chain(last_held.and(first_other)).max();
-        lowest.map_or(1, |slot| slot + 1)
+        slot::least_target(&self.slots, self.desired)
     }
 }

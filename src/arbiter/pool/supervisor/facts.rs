@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::restarts::{self, Restart};
 use super::slot::{STALLS_MAX, State, Worker};
 use super::types::{
-    Busy, DrainProgress, ExitClass, ExitObservation, ExitReason, ExitReport, ShutdownMode, WorkerId,
+    Busy, Desired, DrainProgress, ExitClass, ExitObservation, ExitReason, ExitReport, ShutdownMode,
+    WorkerId,
 };
-use super::{CORE_DUMP_TIMEOUT, Desired, ForkFailures, Phase, Supervisor};
+use super::{CORE_DUMP_TIMEOUT, ForkFailures, Phase, Supervisor};
 use crate::time::MonotonicTime;
 
 /// The back-off step after a failed fork, 0.6 to 0.8 s: the machine is short of a resource.

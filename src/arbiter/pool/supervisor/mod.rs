@@ -28,6 +28,7 @@ use crate::rng::Rng;
 use crate::time::MonotonicTime;
 use restarts::Restarts;
 use slot::{Slot, State, Worker};
+use types::Desired;
 
 /// How often a worker in `DrainingHung` is checked: no event tells that its other threads are idle.
 const HUNG_DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -55,15 +56,6 @@ pub(crate) struct Supervisor {
     ever_ready: bool,
     restarts: Restarts,
     rng: Rng,
-}
-
-/// What the pool is to become.
-#[derive(Clone, Copy, Debug)]
-struct Desired {
-    policy: Policy,
-    /// The number of workers.
-    target: usize,
-    generation: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,9 +133,11 @@ impl Supervisor {
         if self.slots.len() < target {
             self.slots.resize(target, Slot::default());
         }
-        let previous = self.rolling.as_mut().map(|rolling| &mut rolling.previous_desired);
-        if let Some(previous) = previous.filter(|previous| previous.target > 0) {
-            previous.target = target; // a roll-back keeps the new number
+        if let Some(mut rolling) = self.rolling.filter(|it| it.previous_desired.target > 0) {
+            // A roll-back keeps the new number, but also an old worker that serves.
+            let lowest = slot::least_target(&self.slots, rolling.previous_desired);
+            rolling.previous_desired.target = target.max(lowest);
+            self.rolling = Some(rolling);
         }
         self.fail_if_exhausted();
         target

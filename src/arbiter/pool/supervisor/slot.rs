@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::types::{Busy, DrainProgress, ExitClass, ExitReason, Policy, ShutdownMode, WorkerId};
+use super::types::{
+    Busy, Desired, DrainProgress, ExitClass, ExitReason, Policy, ShutdownMode, WorkerId,
+};
 use crate::time::MonotonicTime;
 
 /// The consecutive samples over `max_memory` that recycle a worker: a short peak is no leak.
@@ -141,11 +143,39 @@ impl Slot {
         self.workers.iter().filter(is_ready).map(|worker| worker.id).max()
     }
 
+    /// Returns the ready worker that replaces every other here in a pool of `generation`.
+    pub(super) fn kept_worker(&self, generation: u32) -> Option<&Worker> {
+        let ready = self.workers.iter().filter(|worker| worker.state == State::Ready);
+        ready.max_by_key(|worker| (worker.generation == generation, worker.id))
+    }
+
     /// Returns the newest ready worker of any generation.
     pub(super) fn newest_ready(&self) -> Option<WorkerId> {
         let ready = self.workers.iter().filter(|worker| worker.state == State::Ready);
         ready.map(|worker| worker.id).max()
     }
+}
+
+/// Returns the slots whose worker serves if the pool becomes `desired`: the new worker of a slot that
+/// serves does not count if it would yield to an old one in drain mode.
+pub(super) fn served_slots(slots: &[Slot], desired: Desired) -> impl Iterator<Item = usize> {
+    let is_served = move |slot: &Slot| {
+        slot.kept_worker(desired.generation).is_some_and(|worker| worker.is_serving())
+    };
+    let slots = slots.iter().take(desired.target).enumerate();
+    slots.filter(move |(_, slot)| is_served(slot)).map(|(index, _)| index)
+}
+
+/// Returns the smallest target that removes no worker in drain mode and leaves a worker that serves, if the
+/// pool becomes `desired`. If none serves, it leaves a slot that will have one.
+pub(super) fn least_target(slots: &[Slot], desired: Desired) -> usize {
+    let first_serving = served_slots(slots, desired).next();
+    let slots = &slots[..desired.target.min(slots.len())];
+    let last_held = slots.iter().rposition(|slot| slot.is_in_drain_mode());
+    let first_other =
+        first_serving.or_else(|| slots.iter().position(|slot| !slot.is_in_drain_mode()));
+    let lowest = last_held.into_iter().chain(last_held.and(first_other)).max();
+    lowest.map_or(1, |slot| slot + 1)
 }
 
 impl Worker {

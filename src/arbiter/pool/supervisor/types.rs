@@ -254,3 +254,12 @@ pub(crate) struct ExitReport {
     /// When the slot is refilled, if it is.
     pub(crate) restart_in: Option<Duration>,
 }
+
+/// What the pool is to become.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Desired {
+    pub(super) policy: Policy,
+    /// The number of workers.
+    pub(super) target: usize,
+    pub(super) generation: u32,
+}

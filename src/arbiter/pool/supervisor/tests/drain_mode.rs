@@ -190,6 +190,41 @@ fn scaling_keeps_workers_in_drain_mode_and_one_that_serves() {
     assert_eq!(lowest_with(&[0, 3]), 4);
 }
 
+/// Until the canary of another pool is ready, a new worker stands beside an old one in drain mode, and
+/// yields to it in a roll-back.
+fn reloading_beside_drained(target: usize) -> Pool {
+    let mut pool = drained(POLICY, target);
+    pool.supervisor.begin_reload(POLICY, target, 2);
+    let canary = target as u64 + 1;
+    assert_eq!(pool.supervisor.reconcile(pool.now, Some(ReloadPhase::Canary)), [spawn(canary, 0)]);
+    pool.supervisor.on_spawned(WorkerId(canary), SLOT_0, pool.now);
+    pool.become_ready(canary);
+    assert_eq!(pool.supervisor.reconcile(pool.now, Some(ReloadPhase::Canary)), []);
+    pool
+}
+
+#[test]
+fn scaling_during_a_reload_leaves_a_worker_that_serves_after_its_roll_back() {
+    let mut pool = reloading_beside_drained(3);
+    assert_eq!(pool.supervisor.lowest_target(), 1, "the new worker serves");
+    assert_eq!(pool.supervisor.scale_to(1), 1);
+    pool.supervisor.suspend();
+    pool.supervisor.resume();
+    let both = [drain(3, ExitReason::ScaledDown), drain(4, ExitReason::Reload)];
+    let mut actions = pool.step_to_roll_back();
+    actions.sort_by_key(|action| format!("{action:?}"));
+    assert_eq!(actions, both);
+    assert_eq!(pool.supervisor.target(), 2);
+    assert_eq!(states(&pool), ["draining", "draining", "ready", "draining"]);
+}
+
+#[test]
+fn last_old_worker_that_serves_gets_no_drain_mode_beside_a_new_one() {
+    let mut pool = reloading_beside_drained(2);
+    assert_eq!(pool.supervisor.ready_count(), 2);
+    assert_eq!(pool.supervisor.begin_drain_mode(1), Err(DrainModeError::LastServing));
+}
+
 #[test]
 fn stop_drains_a_worker_in_drain_mode() {
     let mut pool = drained(POLICY, 2);

@@ -47,11 +47,29 @@ impl Simulation {
     fn scale_randomly(&mut self) {
         // As the pool does: no command removes a worker in drain mode.
         let target = (self.random.below(7) as usize).max(self.supervisor.lowest_target());
-        assert_eq!(self.supervisor.scale_to(target), target.max(1));
-        if let Some(previous) = &mut self.previous {
-            previous.target = target.max(1);
+        if let Some(previous) = self.previous {
+            let lowest = self.lowest_target_after(previous.generation, previous.target);
+            self.previous = Some(Previous { target: target.max(lowest), ..previous });
         }
+        assert_eq!(self.supervisor.scale_to(target), target.max(1));
         self.note_disturbance();
+    }
+
+    /// Returns the worker that a slot keeps in a pool of `generation`, if it is ready.
+    fn kept_process(&self, slot: usize, generation: u32) -> Option<&Process> {
+        let ready = self.processes.iter().filter(|(_, it)| it.slot == slot && it.is_active());
+        ready.max_by_key(|(id, it)| (it.generation == generation, **id)).map(|(_, it)| it)
+    }
+
+    /// Returns the lowest target of a pool that has returned to `generation` and `target`.
+    fn lowest_target_after(&self, generation: u32, target: usize) -> usize {
+        let has_held =
+            |slot: &usize| self.processes.values().any(|it| it.slot == *slot && it.is_held());
+        let serves =
+            |slot: &usize| self.kept_process(*slot, generation).is_some_and(Process::serves);
+        let Some(last_held) = (0..target).rfind(has_held) else { return 1 };
+        let first = (0..target).find(serves).or_else(|| (0..target).find(|slot| !has_held(slot)));
+        first.map_or(last_held, |first| first.max(last_held)) + 1
     }
 
     fn suspend_or_resume(&mut self) {
@@ -92,10 +110,13 @@ impl Simulation {
         let newest = self.processes.iter().filter(is_newest).map(|(id, _)| *id).max();
         let was_held = newest.is_some_and(|id| self.processes[&id].is_held());
         let is_on = self.random.below(3) > 0;
-        let target = self.supervisor.target();
-        let kept = self.previous.map_or(target, |previous| previous.target.min(target));
+        let present = (self.supervisor.generation(), self.supervisor.target());
+        let roll_back = self.previous.map(|previous| (previous.generation, previous.target));
         let other_serves =
-            self.processes.values().any(|it| it.slot != slot && it.slot < kept && it.serves());
+            [Some(present), roll_back].into_iter().flatten().all(|(number, target)| {
+                let mut others = (0..target).filter(|other| *other != slot);
+                others.any(|other| self.kept_process(other, number).is_some_and(Process::serves))
+            });
         let (result, expected) = if is_on {
             let expected = match newest {
                 None => Err(DrainModeError::NotReady),
