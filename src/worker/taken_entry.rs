@@ -63,15 +63,18 @@ impl<'a> TakenEntry<'a> {
     }
 
     /// Takes it again, or a free one if another thread has it. Returns false if no entry is free.
+    #[inline]
     pub(super) fn retake(&mut self) -> bool {
-        if !self.is_held {
-            let (owners, thread) = (self.lifecycle.entry_owners(), ThreadNumber::current());
-            self.is_held = owners.take_again(self.index, thread);
-            if !self.is_held
-                && let Some(index) = owners.take_free(thread)
-            {
-                *self = Self::new(self.lifecycle, index, true);
-            }
+        self.is_held || self.take_anew()
+    }
+
+    fn take_anew(&mut self) -> bool {
+        let (owners, thread) = (self.lifecycle.entry_owners(), ThreadNumber::current());
+        self.is_held = owners.take_again(self.index, thread);
+        if !self.is_held
+            && let Some(index) = owners.take_free(thread)
+        {
+            *self = Self::new(self.lifecycle, index, true);
         }
         self.is_held
     }

@@ -25,13 +25,19 @@ const STEP_BYTES: u64 = 4 << 10;
 pub struct Body {
     /// `None` once it was taken out.
     incoming: Option<Incoming>,
+    /// `None` if the request has no body. Boxed: most have none, and requests are moved often.
+    reading: Option<Box<Reading>>,
+}
+
+/// How far a body has been read.
+struct Reading {
     limits: BodyLimits,
     /// How many bytes may still come.
     bytes_left: u64,
     /// How many bytes have come since the timer was set.
     step_bytes: u64,
     timer: Option<Pin<Box<Sleep>>>,
-    failure: SharedFailure,
+    failure: Arc<AtomicU8>,
     /// Told whether the body is read to its end; `None` once it is.
     connection: Option<Arc<ConnectionState>>,
     /// Which body of the connection it is.
@@ -65,12 +71,6 @@ impl SharedFailure {
             TOO_LARGE => Some(BodyError::TooLarge),
             TOO_SLOW => Some(BodyError::TooSlow),
             _ => None,
-        }
-    }
-
-    fn set(&self, code: u8) {
-        if let Some(failure) = &self.0 {
-            failure.store(code, Ordering::Relaxed);
         }
     }
 }
@@ -114,20 +114,22 @@ impl Body {
         number: u32,
     ) -> Self {
         let has_body = !incoming.is_end_stream();
-        Self {
-            incoming: Some(incoming),
-            limits,
-            bytes_left: limits.bytes,
-            step_bytes: 0,
-            timer: None,
-            failure: SharedFailure(has_body.then(Arc::default)),
-            connection: has_body.then(|| Arc::clone(connection)),
-            number,
-        }
+        let reading = has_body.then(|| {
+            Box::new(Reading {
+                limits,
+                bytes_left: limits.bytes,
+                step_bytes: 0,
+                timer: None,
+                failure: Arc::default(),
+                connection: Some(Arc::clone(connection)),
+                number,
+            })
+        });
+        Self { incoming: Some(incoming), reading }
     }
 
     pub(super) fn failure(&self) -> SharedFailure {
-        self.failure.clone()
+        SharedFailure(self.reading.as_ref().map(|reading| Arc::clone(&reading.failure)))
     }
 
     /// Returns hyper's body, without the limits.
@@ -135,12 +137,14 @@ impl Body {
     /// # Panics
     /// Never: only this call takes it.
     pub fn into_incoming(mut self) -> Incoming {
-        self.connection = None;
+        self.reading = None;
         self.incoming.take().expect("it is taken once")
     }
+}
 
+impl Reading {
     fn fail(&self, code: u8, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.failure.set(code);
+        self.failure.store(code, Ordering::Relaxed);
         Poll::Ready(Some(Err(error)))
     }
 }
@@ -153,7 +157,7 @@ impl fmt::Debug for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if let Some(connection) = &self.connection
+        if let Some(connection) = self.reading.as_ref().and_then(|it| it.connection.as_ref())
             && !self.is_end_stream()
         {
             connection.set_unread_body();
@@ -169,21 +173,25 @@ impl http_body::Body for Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-        let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
-            let limit = this.limits.timeout;
-            let timer = this.timer.get_or_insert_with(|| {
-                this.step_bytes = 0;
+        let Self { incoming, reading } = self.get_mut();
+        let Some(incoming) = incoming else { return Poll::Ready(None) };
+        let polled = Pin::new(incoming).poll_frame(cx);
+        let Some(reading) = reading else {
+            return polled.map_err(BodyError::Broken); // at once its end
+        };
+        let Poll::Ready(frame) = polled else {
+            let limit = reading.limits.timeout;
+            let timer = reading.timer.get_or_insert_with(|| {
+                reading.step_bytes = 0;
                 Box::pin(sleep(limit))
             });
             ready!(timer.as_mut().poll(cx));
-            return this.fail(TOO_SLOW, BodyError::TooSlow);
+            return reading.fail(TOO_SLOW, BodyError::TooSlow);
         };
         let frame = match frame {
             None => {
-                if let Some(connection) = this.connection.take() {
-                    connection.end_body(this.number);
+                if let Some(connection) = reading.connection.take() {
+                    connection.end_body(reading.number);
                 }
                 return Poll::Ready(None);
             }
@@ -191,14 +199,14 @@ impl http_body::Body for Body {
             Some(Ok(frame)) => frame,
         };
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-        this.step_bytes += length;
-        if this.step_bytes >= STEP_BYTES {
-            this.timer = None;
+        reading.step_bytes += length;
+        if reading.step_bytes >= STEP_BYTES {
+            reading.timer = None;
         }
-        match this.bytes_left.checked_sub(length) {
-            None => this.fail(TOO_LARGE, BodyError::TooLarge),
+        match reading.bytes_left.checked_sub(length) {
+            None => reading.fail(TOO_LARGE, BodyError::TooLarge),
             Some(left) => {
-                this.bytes_left = left;
+                reading.bytes_left = left;
                 Poll::Ready(Some(Ok(frame)))
             }
         }

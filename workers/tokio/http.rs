@@ -324,7 +324,7 @@ where
     type Error = Infallible;
     type Future = Answer<S>;
 
-    fn call(&self, request: Request<Incoming>) -> Answer<S> {
+    fn call(&self, mut request: Request<Incoming>) -> Answer<S> {
         let label = Label::new(&[request.method().as_str(), request.uri().path()]);
         let mut guard = RequestGuard::begin(label, Arc::clone(&self.state));
         // The app may keep the body for longer than its response takes.
@@ -341,9 +341,8 @@ where
             self.state.set_unread_body();
             return Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, guard);
         }
-        let state = &self.state;
-        let mut request = request.map(|incoming| Body::new(incoming, *bodies, state, number));
         request.extensions_mut().insert(context); // each extension costs an allocation
+        let request = request.map(|incoming| Body::new(incoming, *bodies, &self.state, number));
         Answer::new(self.app.clone(), request, guard, *request_timeout)
     }
 }

@@ -73,13 +73,38 @@ impl Thread {
         }
     }
 
-    fn is_held(&self) -> bool {
-        self.tracker.as_ref().is_some_and(PooledTracker::is_held)
+    /// Takes an entry, unless other threads have all of them. Returns whether the thread had none: it is
+    /// then to be released.
+    fn take_entry(&mut self, worker: Worker) -> bool {
+        match &mut self.tracker {
+            Some(tracker) => !tracker.is_held() && tracker.hold().is_some(),
+            None => {
+                self.tracker = worker.lifecycle().try_tracker().map(PooledTracker::from);
+                self.tracker.is_some()
+            }
+        }
     }
 
-    /// Returns the tracker during a [`Hold`].
+    fn release_entry(&mut self) {
+        if let Some(tracker) = &mut self.tracker {
+            tracker.release();
+        }
+    }
+
+    /// Returns the tracker while the thread has an entry.
     fn held_tracker(&mut self) -> Option<&mut WorkTracker<'static>> {
         self.tracker.as_mut().filter(|tracker| tracker.is_held())?.hold()
+    }
+
+    /// Calls a function with the tracker, unless other threads have all entries.
+    fn with_tracker(&mut self, worker: Worker, function: impl FnOnce(&mut WorkTracker<'static>)) {
+        let releases = self.take_entry(worker);
+        if let Some(tracker) = self.held_tracker() {
+            function(tracker);
+        }
+        if releases {
+            self.release_entry();
+        }
     }
 }
 
@@ -93,17 +118,8 @@ pub(super) struct Hold {
 
 impl Hold {
     pub(super) fn begin(worker: Worker) -> Self {
-        let mut releases = false;
-        with_thread(worker, |thread| {
-            if thread.is_held() {
-                return;
-            }
-            match &mut thread.tracker {
-                Some(tracker) => _ = tracker.hold(),
-                None => thread.tracker = worker.lifecycle().try_tracker().map(PooledTracker::from),
-            }
-            releases = thread.is_held();
-        });
+        let releases = with_thread(worker, |thread| thread.take_entry(worker));
+        let releases = releases.unwrap_or(false);
         Self { releases, stays_in_thread: PhantomData }
     }
 }
@@ -115,8 +131,8 @@ impl Drop for Hold {
         }
         // At the end of a thread it may be gone.
         let _ = THREAD.try_with(|thread| {
-            if let Some(Thread { tracker: Some(tracker), .. }) = &mut *thread.borrow_mut() {
-                tracker.release();
+            if let Some(thread) = &mut *thread.borrow_mut() {
+                thread.release_entry();
             }
         });
     }
@@ -209,10 +225,18 @@ impl UnitGuard {
     pub(super) fn run<T>(&self, code: impl FnOnce() -> T) -> Result<T, Panic> {
         let lifecycle = self.worker.lifecycle();
         let begun = lifecycle.now_coarse();
-        let _hold = Hold::begin(self.worker);
-        with_thread(self.worker, |thread| thread.resume(self, begun));
+        let releases = with_thread(self.worker, |thread| {
+            let releases = thread.take_entry(self.worker);
+            thread.resume(self, begun);
+            releases
+        });
         let result = catch_unwind(AssertUnwindSafe(code));
-        with_thread(self.worker, |thread| thread.pause(self));
+        with_thread(self.worker, |thread| {
+            thread.pause(self);
+            if releases == Some(true) {
+                thread.release_entry();
+            }
+        });
         let time = lifecycle.now_coarse().duration_since(begun);
         if time > self.worker.near_miss() {
             self.on_near_miss(time);
@@ -232,15 +256,14 @@ impl UnitGuard {
 
 impl Drop for UnitGuard {
     fn drop(&mut self) {
-        if self.is_request {
-            with_thread(self.worker, |thread| {
-                if let Some(requests) = &thread.requests {
-                    requests.on_end();
-                }
+        let now = self.worker.lifecycle().now();
+        with_thread(self.worker, |thread| {
+            if let Some(requests) = thread.requests.as_ref().filter(|_| self.is_request) {
+                requests.on_end();
+            }
+            thread.with_tracker(self.worker, |tracker| {
+                tracker.end_work_between(self.began_at, now);
             });
-        }
-        with_tracker(self.worker, |tracker| {
-            tracker.end_work_between(self.began_at, self.worker.lifecycle().now());
         });
     }
 }
@@ -252,13 +275,14 @@ pub(super) fn new_request_number(worker: Worker) -> u64 {
     number.unwrap_or_else(|| worker.lifecycle().new_request_number())
 }
 
-/// Calls a function with what the calling thread has.
-fn with_thread(worker: Worker, function: impl FnOnce(&mut Thread)) {
-    // At the end of a thread it may be gone.
-    let _ = THREAD.try_with(|thread| {
+/// Calls a function with what the calling thread has. Returns `None` at the end of a thread, when it may be
+/// gone.
+fn with_thread<T>(worker: Worker, function: impl FnOnce(&mut Thread) -> T) -> Option<T> {
+    let result = THREAD.try_with(|thread| {
         let mut thread = thread.borrow_mut();
-        function(thread.get_or_insert_with(|| Thread::new(None, worker.add_thread())));
+        function(thread.get_or_insert_with(|| Thread::new(None, worker.add_thread())))
     });
+    result.ok()
 }
 
 /// Counts bytes that were received from a client.
@@ -283,12 +307,7 @@ pub(super) fn running_request() -> Option<String> {
 
 /// Calls a function with the tracker of the calling thread, unless other threads have all entries.
 fn with_tracker(worker: Worker, function: impl FnOnce(&mut WorkTracker<'static>)) {
-    let _hold = Hold::begin(worker);
-    with_thread(worker, |thread| {
-        if let Some(tracker) = thread.held_tracker() {
-            function(tracker);
-        }
-    });
+    with_thread(worker, |thread| thread.with_tracker(worker, function));
 }
 
 /// Makes the thread's units of work send heartbeats, if the thread is the worker's only one.

@@ -12,23 +12,27 @@ use crate::testkit::server::{CheckResult, TestServer, describe_exit};
 use crate::testkit::target::TestTarget;
 use crate::testkit::workload::Task;
 
-/// Compares the first unit of work with the second. Only a delay that recurs at each start counts: on
-/// a busy machine, any unit may be late.
+/// Compares the first unit of work with the quickest of three later ones. Only a delay that recurs at
+/// each start counts: on a busy machine, any unit may be late.
 pub(super) fn ready_in_time(target: &TestTarget) -> CheckResult {
     const STARTS: usize = 4;
+    const LATER_UNITS: usize = 3;
     const DELAY_MAX: Duration = Duration::from_millis(300);
     let mut seen = Vec::new();
     for _ in 0..STARTS {
         let server = TestServer::start(target, &["--workers", "1"])?;
         let first = time_unit(&server)?;
-        let second = time_unit(&server)?;
-        if first.saturating_sub(second) <= DELAY_MAX {
+        let mut later = Duration::MAX;
+        for _ in 0..LATER_UNITS {
+            later = later.min(time_unit(&server)?);
+        }
+        if first.saturating_sub(later) <= DELAY_MAX {
             return Ok(());
         }
-        seen.push(format!("{} and {} ms", first.as_millis(), second.as_millis()));
+        seen.push(format!("{} and {} ms", first.as_millis(), later.as_millis()));
         if seen.len() == STARTS {
             let seen = format!("they take {}", seen.join(", "));
-            let expected = "after *worker ready*, the first unit takes as long as the second";
+            let expected = "after *worker ready*, the first unit takes as long as later ones";
             return Err(server.violation(expected, seen));
         }
     }
