@@ -21,6 +21,7 @@ use crate::listen::Listener;
 use crate::log::access::{WorkerAccessLog, WorkerName};
 use crate::log::{Fields, error_chain};
 use crate::os;
+use crate::os::clock;
 use crate::os::memory::{self, MappingId, PublishedMemory};
 use crate::os::process::{self, EX_SOFTWARE, Pid};
 use crate::os::signal::{self, Signal, SignalPipe, WorkerDisposition};
@@ -309,7 +310,7 @@ fn last_panic() -> String {
     LAST_PANIC.with_borrow(String::clone)
 }
 
-/// Logs each panic as one record, wherever it is caught.
+/// Logs each panic as one record, wherever it is caught, with the unit of work in which it happened.
 fn install_panic_hook(scoreboard: Arc<Scoreboard>, log: Logger, reporter: &BootReporter<'_>) {
     let BootReporter { row, slot, is_uncommitted, .. } = *reporter;
     std::panic::set_hook(Box::new(move |panic| {
@@ -318,10 +319,12 @@ fn install_panic_hook(scoreboard: Arc<Scoreboard>, log: Logger, reporter: &BootR
         LAST_PANIC.with_borrow_mut(|last| *last = format!("{text} ({location})"));
         let reporter =
             BootReporter { scoreboard: &scoreboard, row, log: &log, slot, is_uncommitted };
-        reporter.log_failure(
-            "worker panicked",
-            Fields::new().text("error", text).text("location", location),
-        );
+        let fields = Fields::new().text("error", text).text("location", location);
+        let mut units = scoreboard.row(row).units_in_progress(clock::now());
+        let unit = units.find(|unit| unit.thread_id == process::thread_id());
+        let label = unit.map(|unit| unit.label).filter(|label| !label.is_empty());
+        let fields = fields.optional(label, |fields, label| fields.text("label", label));
+        reporter.log_failure("worker panicked", fields);
     }));
 }
 

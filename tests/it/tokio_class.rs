@@ -241,6 +241,8 @@ fn request_timeout_answers_504_and_cancels() {
     assert!(begun.elapsed() >= Duration::from_millis(300));
     let late = server.wait_for("it", |record| record.message() == "request timed out");
     assert_eq!(late.text("label"), Some("GET /await"));
+    let worker = server.wait_workers(1)[0];
+    assert_eq!((late.pid(), late.number("slot")), (Some(worker.pid), Some(0)));
     server.finish();
 }
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::process;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -73,14 +74,17 @@ where
                 None => return Poll::Pending,
                 Some(timer) => {
                     ready!(timer.as_mut().poll(cx));
-                    warn!(guard.worker().log(), "request timed out";
-                        "label" => guard.label_text());
+                    let worker = guard.worker();
+                    warn!(worker.log(), "request timed out"; "pid" => process::id(),
+                        "slot" => worker.info().slot, "label" => guard.label_text());
                     Err(StatusCode::GATEWAY_TIMEOUT)
                 }
             },
             Ok(Poll::Ready(Ok(answer))) => answer.map_err(|failure| {
-                error!(guard.worker().log(), "service failed";
-                    "label" => guard.label_text(), "error" => failure.to_string());
+                let worker = guard.worker();
+                error!(worker.log(), "service failed"; "pid" => process::id(),
+                    "slot" => worker.info().slot, "label" => guard.label_text(),
+                    "error" => failure.to_string());
                 StatusCode::INTERNAL_SERVER_ERROR
             }),
             Ok(Poll::Ready(Err(status))) => Err(status),

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::process;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -250,7 +251,8 @@ impl UnitGuard {
             with_tracker(self.worker, WorkTracker::count_near_miss);
         }
         warn!(self.worker.log(), "thread blocked for more than half of timeout";
-            "label" => self.label_text(), "slot" => self.worker.info().slot, "duration_ms" => time.as_millis() as u64);
+            "pid" => process::id(), "slot" => self.worker.info().slot, "label" => self.label_text(),
+            "duration_ms" => time.as_millis() as u64);
     }
 }
 
