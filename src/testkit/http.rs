@@ -14,8 +14,9 @@ use super::workload::{Done, PendingWork, RepeatClient, ServerInfo, Task, Workloa
 /// accepted it; if not, it is in an accept queue that the drain must empty, so it is answered too.
 const ACCEPT_WAIT: Duration = Duration::from_millis(250);
 
-/// After an idle time of this length, the server may have closed the connection: the client retries.
-const KEEPALIVE_RACE_MIN: Duration = Duration::from_millis(50);
+/// After an idle time of this length, the server may have closed the connection: the client retries. A
+/// machine that does not run the client between its connect and its request makes a new one idle too.
+const IDLE_RACE_MIN: Duration = Duration::from_millis(50);
 
 /// GET requests to three paths of the program, with the expected status 200. If the body of the quick
 /// response is a number, it is the ID of the process that answered.
@@ -75,16 +76,11 @@ impl Workload for Http {
 
     fn begin(&self, server: &ServerInfo, task: Task) -> Result<Box<dyn PendingWork>, String> {
         let path = self.path(task);
-        let begin = || {
-            let mut client = Client::tcp(address(server)?)?;
-            client.try_ask_last(&path)?;
-            Ok::<_, io::Error>(client)
-        };
-        let client = begin().map_err(|error| format!("failed to send GET {path}: {error}"))?;
+        let request = Request::send(server.clone(), path)?;
         if task != Task::Quick {
             thread::sleep(ACCEPT_WAIT);
         }
-        Ok(Box::new(Request { client, path }))
+        Ok(Box::new(request))
     }
 
     fn describe(&self, task: Task) -> String {
@@ -141,7 +137,7 @@ impl Workload for Http {
                         }
                         return check_answer(&path, &answer);
                     }
-                    Err(_) if idle > KEEPALIVE_RACE_MIN => (),
+                    Err(_) if idle > IDLE_RACE_MIN => (),
                     Err(error) => return Err(format!("a repeated GET {path} failed: {error}")),
                 }
             }
@@ -150,18 +146,50 @@ impl Workload for Http {
 }
 
 struct Request {
-    client: Client,
+    server: ServerInfo,
     path: String,
+    client: Client,
+    /// Whether the connection may have been closed before the request was sent.
+    is_late: bool,
+}
+
+impl Request {
+    fn send(server: ServerInfo, path: String) -> Result<Self, String> {
+        loop {
+            let begun = Instant::now();
+            let sent = address(&server).and_then(Client::tcp).and_then(|mut client| {
+                client.try_ask_last(&path)?;
+                Ok(client)
+            });
+            let is_late = begun.elapsed() > IDLE_RACE_MIN;
+            match sent {
+                Ok(client) => return Ok(Self { server, path, client, is_late }),
+                Err(error) if is_late && is_closed(&error) => (),
+                Err(error) => return Err(format!("failed to send GET {path}: {error}")),
+            }
+        }
+    }
 }
 
 impl PendingWork for Request {
     fn wait(mut self: Box<Self>, timeout: Duration) -> Result<Done, String> {
-        let limited = self.client.stream.set_read_timeout(Some(timeout));
-        let answer = limited.and_then(|()| self.client.try_answer());
-        let answer =
-            answer.map_err(|error| format!("no response to GET {}: {error}", self.path))?;
-        check_answer(&self.path, &answer)
+        loop {
+            let limited = self.client.stream.set_read_timeout(Some(timeout));
+            match limited.and_then(|()| self.client.try_answer()) {
+                Ok(answer) => return check_answer(&self.path, &answer),
+                Err(error) if self.is_late && is_closed(&error) => {
+                    *self = Self::send(self.server, self.path)?;
+                }
+                Err(error) => return Err(format!("no response to GET {}: {error}", self.path)),
+            }
+        }
     }
+}
+
+/// Returns whether an error means that the server has closed the connection.
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 fn address(server: &ServerInfo) -> io::Result<SocketAddr> {
