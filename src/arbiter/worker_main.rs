@@ -320,8 +320,11 @@ fn install_panic_hook(scoreboard: Arc<Scoreboard>, log: Logger, reporter: &BootR
         let reporter =
             BootReporter { scoreboard: &scoreboard, row, log: &log, slot, is_uncommitted };
         let fields = Fields::new().text("error", text).text("location", location);
-        let mut units = scoreboard.row(row).units_in_progress(clock::now());
-        let unit = units.find(|unit| unit.thread_id == process::thread_id());
+        // A thread that has several units in progress, as a class of one function may, is in one of them.
+        let thread_id = process::thread_id();
+        let units = scoreboard.row(row).units_in_progress(clock::now());
+        let mut units = units.filter(|unit| unit.thread_id == thread_id);
+        let unit = units.next().filter(|_| units.next().is_none());
         let label = unit.map(|unit| unit.label).filter(|label| !label.is_empty());
         let fields = fields.optional(label, |fields, label| fields.text("label", label));
         reporter.log_failure("worker panicked", fields);

@@ -25,7 +25,7 @@ const STEP_BYTES: u64 = 4 << 10;
 pub struct Body {
     /// `None` once it was taken out.
     incoming: Option<Incoming>,
-    /// `None` if the request has no body. Boxed: most have none, and requests are moved often.
+    /// `None` if the request has no body, or hyper's was taken out. Boxed: most have none, and requests are moved often.
     reading: Option<Box<Reading>>,
 }
 
@@ -177,7 +177,7 @@ impl http_body::Body for Body {
         let Some(incoming) = incoming else { return Poll::Ready(None) };
         let polled = Pin::new(incoming).poll_frame(cx);
         let Some(reading) = reading else {
-            return polled.map_err(BodyError::Broken); // at once its end
+            return polled.map_err(BodyError::Broken); // ready at once: its end, or an error
         };
         let Poll::Ready(frame) = polled else {
             let limit = reading.limits.timeout;

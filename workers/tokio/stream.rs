@@ -137,8 +137,11 @@ impl ClientStream {
     }
 }
 
-/// Copies slices into one buffer. Returns `None` if they do not fit.
+/// Copies several slices into one buffer. Returns `None` if they do not fit, or are not several.
 fn gather<'a>(slices: &[IoSlice<'_>], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    if slices.len() < 2 {
+        return None;
+    }
     let mut length = 0;
     for slice in slices {
         buffer.get_mut(length..length + slice.len())?.copy_from_slice(slice);
@@ -234,15 +237,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slices_are_gathered_if_they_fit() {
+    fn several_slices_are_gathered_if_they_fit() {
         let mut buffer = [b'?'; 8];
         let mut gathered = |slices: &[&[u8]]| {
             let slices: Vec<_> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
             gather(&slices, &mut buffer).map(<[u8]>::to_vec)
         };
-        assert_eq!(gathered(&[]), Some(Vec::new()));
+        assert_eq!((gathered(&[]), gathered(&[b"head"])), (None, None));
         assert_eq!(gathered(&[b"head", b"", b"body"]), Some(b"headbody".to_vec()));
         assert_eq!(gathered(&[b"head", b"body", b"."]), None);
-        assert_eq!(gathered(&[b"much more"]), None);
+        assert_eq!(gathered(&[b"much more", b""]), None);
     }
 }

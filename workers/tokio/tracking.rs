@@ -74,8 +74,8 @@ impl Thread {
         }
     }
 
-    /// Takes an entry, unless other threads have all of them. Returns whether the thread had none: it is
-    /// then to be released.
+    /// Takes an entry, unless the thread has one or other threads have all of them. Returns whether it has
+    /// taken one, which is then to be released.
     fn take_entry(&mut self, worker: Worker) -> bool {
         match &mut self.tracker {
             Some(tracker) => !tracker.is_held() && tracker.hold().is_some(),

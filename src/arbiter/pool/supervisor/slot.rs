@@ -156,8 +156,8 @@ impl Slot {
     }
 }
 
-/// Returns the slots whose worker serves if the pool becomes `desired`: the new worker of a slot that
-/// serves does not count if it would yield to an old one in drain mode.
+/// Returns the slots whose worker serves if the pool becomes `desired`. A new worker that serves does not
+/// count if it would yield to an old one in drain mode.
 pub(super) fn served_slots(slots: &[Slot], desired: Desired) -> impl Iterator<Item = usize> {
     let is_served = move |slot: &Slot| {
         slot.kept_worker(desired.generation).is_some_and(|worker| worker.is_serving())
