@@ -25,7 +25,8 @@ const STEP_BYTES: u64 = 4 << 10;
 pub struct Body {
     /// `None` once it was taken out.
     incoming: Option<Incoming>,
-    /// `None` if the request has no body, or hyper's was taken out. Boxed: most have none, and requests are moved often.
+    /// `None` if the request has no body, or hyper's was taken out. Boxed: most requests have none, and
+    /// requests are moved often.
     reading: Option<Box<Reading>>,
 }
 

@@ -139,8 +139,8 @@ impl Slot {
 
     /// Returns the newest ready worker of `generation`: it replaces every other worker here.
     pub(super) fn replacement(&self, generation: u32) -> Option<WorkerId> {
-        let is_ready = |w: &&Worker| w.generation == generation && w.state == State::Ready;
-        self.workers.iter().filter(is_ready).map(|worker| worker.id).max()
+        let kept = self.kept_worker(generation);
+        kept.filter(|worker| worker.generation == generation).map(|worker| worker.id)
     }
 
     /// Returns the ready worker that replaces every other here in a pool of `generation`.
