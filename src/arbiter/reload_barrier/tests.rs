@@ -291,13 +291,18 @@ impl Simulation {
                         let process = &pool.processes[id];
                         let is_new = process.generation == self.current_generation;
                         // These may drain: workers of a removed pool, workers that boot for a
-                        // rolled-back generation, and the older of two old ones in a slot.
+                        // rolled-back generation, the older of two old ones in a slot, and in a
+                        // pool that is to be removed one that an earlier scale-down has kept.
                         let is_double = pool.processes.iter().any(|(other, p)| {
                             let is_old = other != id && p.generation < self.current_generation;
                             is_old && p.slot == process.slot && p.serves()
                         });
-                        let is_surplus =
-                            pool.supervisor.target() == 0 || !process.is_ready || is_double;
+                        let is_kept_longer =
+                            pool.is_removing && pool.supervisor.target() <= process.slot;
+                        let is_surplus = pool.supervisor.target() == 0
+                            || !process.is_ready
+                            || is_double
+                            || is_kept_longer;
                         assert!(is_surplus && !is_new, "{reason:?} too early: {process:?}");
                     }
                     Action::Spawn { slot, .. } if pool.canary_ready && !pool.is_removing => {

@@ -33,9 +33,10 @@ impl Supervisor {
             self.drain_where(ExitReason::Requested, 0, |_| true, now, &mut actions);
             return actions;
         }
-        self.drain_surplus(now, &mut actions);
-        self.drain_replaced(now, &mut actions);
-        self.drain_before_replacement(now, &mut actions);
+        let last_serving = self.last_serving();
+        self.drain_surplus(last_serving, now, &mut actions);
+        self.drain_replaced(last_serving, now, &mut actions);
+        self.drain_before_replacement(last_serving, now, &mut actions);
         self.fill_vacancies(now, &mut actions);
         self.start_replacements(now, &mut actions);
         actions
@@ -188,7 +189,12 @@ impl Supervisor {
 
     /// Drains workers in slots beyond the target, and workers that boot for a rolled-back
     /// generation. Before every pool's canary is ready, no worker of the old generation drains.
-    fn drain_surplus(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
+    fn drain_surplus(
+        &mut self,
+        last_serving: Option<WorkerId>,
+        now: MonotonicTime,
+        actions: &mut Vec<Action>,
+    ) {
         let Desired { target, generation, .. } = self.desired;
         let awaits_canary = self.awaits_any_canary();
         if self.newest_generation > generation {
@@ -198,8 +204,7 @@ impl Supervisor {
         }
         let reason = if target == 0 { ExitReason::Reload } else { ExitReason::ScaledDown };
         if !awaits_canary {
-            let kept = self.last_old_beyond_target();
-            self.drain_where(reason, target, |worker| Some(worker.id) != kept, now, actions);
+            self.drain_where(reason, target, |it| Some(it.id) != last_serving, now, actions);
         }
     }
 
@@ -270,27 +275,24 @@ impl Supervisor {
     }
 
     /// New before old: drains a ready worker once a newer one, or one of the pool's generation, is
-    /// ready in its slot. The last old worker that serves does so until the reload is complete: it may
-    /// be the only one that listens on an old address.
-    fn drain_replaced(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
+    /// ready in its slot.
+    fn drain_replaced(
+        &mut self,
+        last_serving: Option<WorkerId>,
+        now: MonotonicTime,
+        actions: &mut Vec<Action>,
+    ) {
         let generation = self.desired.generation;
-        let is_reloading = self.rolling.is_some();
-        let mut old_count = if is_reloading { self.count_old() } else { 0 };
         let awaits_canary = self.awaits_any_canary();
         for slot in self.slots.iter_mut().filter(|slot| slot.workers.len() > 1) {
             let Some(kept) = slot.kept_worker(generation).copied() else { continue };
             let is_held = awaits_canary && kept.generation == generation;
             for worker in &mut slot.workers {
                 let is_replaced = worker.id < kept.id || worker.generation != generation;
-                if worker.state != State::Ready || !is_replaced || worker.id == kept.id {
+                let stays = worker.id == kept.id || Some(worker.id) == last_serving;
+                let is_held = is_held && worker.generation < generation;
+                if worker.state != State::Ready || !is_replaced || stays || is_held {
                     continue;
-                }
-                if is_reloading && worker.generation < generation {
-                    let serves = worker.is_serving();
-                    if is_held || (serves && old_count == 1) {
-                        continue;
-                    }
-                    old_count -= usize::from(serves);
                 }
                 let reason = worker.replacement_reason(generation);
                 worker.begin_drain(reason, now);
@@ -301,9 +303,14 @@ impl Supervisor {
 
     /// Old before new, as far as `max_unavailable` allows: drains workers that are due for
     /// replacement before their replacement is started. Not before every pool's canary is ready, and
-    /// not the last old worker that serves. A worker in drain mode is not missing: an operator wants
-    /// it so. But the last one that serves beside it is replaced by a surge.
-    fn drain_before_replacement(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
+    /// during a reload not the last worker that serves. A worker in drain mode is not missing: an operator
+    /// wants it so. But the last one that serves beside it is replaced by a surge.
+    fn drain_before_replacement(
+        &mut self,
+        last_serving: Option<WorkerId>,
+        now: MonotonicTime,
+        actions: &mut Vec<Action>,
+    ) {
         let Desired { policy, target, generation } = self.desired;
         if policy.max_unavailable == 0 || self.awaits_any_canary() {
             return;
@@ -311,7 +318,6 @@ impl Supervisor {
         let is_missing = |slot: &&Slot| !slot.has_serving() && !slot.is_in_drain_mode();
         let missing = self.slots.iter().take(target).filter(is_missing).count();
         let mut allowed = policy.max_unavailable.saturating_sub(missing);
-        let mut old_count = self.count_old();
         let is_reloading = self.rolling.is_some();
         let is_held = |slot: &usize| self.slots[*slot].is_in_drain_mode();
         let (held, others): (Vec<_>, Vec<_>) = (0..target).partition(is_held);
@@ -327,9 +333,7 @@ impl Supervisor {
             }
             let is_ready = |worker: &&mut Worker| worker.state == State::Ready;
             let slot = &mut self.slots[index];
-            let is_old_serving = |w: &&Worker| w.is_old(generation) && w.is_serving();
-            let old_here = slot.workers.iter().filter(is_old_serving).count();
-            if is_reloading && old_here > 0 && old_here == old_count {
+            if is_reloading && slot.workers.iter().any(|worker| Some(worker.id) == last_serving) {
                 continue;
             }
             for worker in slot.workers.iter_mut().filter(is_ready) {
@@ -337,15 +341,15 @@ impl Supervisor {
                 worker.begin_drain(reason, now);
                 actions.push(Action::Drain(worker.id, reason));
             }
-            old_count -= old_here;
             allowed = allowed.saturating_sub(1); // from now on the slot is missing
         }
     }
 
-    /// Returns how many ready workers of an old generation serve.
+    /// Returns in how many slots a worker of an old generation serves.
     fn count_old(&self) -> usize {
-        let generation = self.desired.generation;
-        self.workers().filter(|worker| worker.is_old(generation) && worker.is_serving()).count()
+        let is_old =
+            |worker: &Worker| worker.is_old(self.desired.generation) && worker.is_serving();
+        self.slots.iter().filter(|slot| slot.workers.iter().any(is_old)).count()
     }
 
     /// Returns how many replacements may be starting: `max_surge`, but at least 1 for the first and

@@ -4,7 +4,7 @@
 use std::iter;
 
 use super::Supervisor;
-use super::slot::{self, State, Worker};
+use super::slot::{self, State};
 use super::types::{Desired, DrainModeError, DrainProgress, WorkerId};
 
 impl Supervisor {
@@ -76,18 +76,6 @@ impl Supervisor {
     /// Returns whether workers are in drain mode, and only one serves.
     pub(super) fn has_one_serving_beside_drained(&self) -> bool {
         self.drain_mode_count() > 0 && self.ready_count() == 1
-    }
-
-    /// Returns the old worker beyond the target that is to serve until a reload is complete: all old ones
-    /// within the target are in drain mode.
-    pub(super) fn last_old_beyond_target(&self) -> Option<WorkerId> {
-        let Desired { target, generation, .. } = self.rolling.map(|_| self.desired)?;
-        let is_old_serving = |worker: &&Worker| worker.is_old(generation) && worker.is_serving();
-        let slots = self.slots.iter().enumerate();
-        let mut old =
-            slots.flat_map(|(slot, it)| it.workers.iter().map(move |worker| (slot, worker)));
-        let (slot, worker) = old.find(|(_, worker)| is_old_serving(worker))?;
-        (target <= slot).then_some(worker.id)
     }
 
     /// Returns the smallest target that removes no worker in drain mode and leaves a worker that serves. If

@@ -5,13 +5,14 @@
 //! that outlives its workers. Each action is returned once: returning it changes the worker's state.
 //!
 //! This file has the state, the commands and the queries. `facts` records what happened, `deadlines`
-//! says which workers need attention and when, `decide` returns the actions, `restarts` says when a
-//! slot is refilled.
+//! says which workers need attention and when, `decide` returns the actions, `last_serving` says which
+//! worker keeps serving meanwhile, `restarts` when a slot is refilled.
 
 mod deadlines;
 mod decide;
 mod drain_mode;
 mod facts;
+mod last_serving;
 mod restarts;
 mod slot;
 mod types;
@@ -134,7 +135,7 @@ impl Supervisor {
             self.slots.resize(target, Slot::default());
         }
         if let Some(mut rolling) = self.rolling.filter(|it| it.previous_desired.target > 0) {
-            // A roll-back keeps the new number, but also an old worker that serves.
+            // A roll-back keeps the new number, but also the old workers in drain mode.
             let lowest = slot::least_target(&self.slots, rolling.previous_desired);
             rolling.previous_desired.target = target.max(lowest);
             self.rolling = Some(rolling);
@@ -246,9 +247,12 @@ impl Supervisor {
 
     /// Returns a generation by its number, with whether it is committed.
     pub(crate) fn describe_generation(&self, number: u32) -> Generation {
-        let committed =
-            self.rolling.map_or(self.desired, |rolling| rolling.previous_desired).generation;
-        Generation { number, is_uncommitted: committed < number }
+        Generation { number, is_uncommitted: self.committed().generation < number }
+    }
+
+    /// Returns what the pool is to become, as of the last committed reload.
+    fn committed(&self) -> Desired {
+        self.rolling.map_or(self.desired, |rolling| rolling.previous_desired)
     }
 
     /// Returns how many workers are ready, not draining and not in drain mode.

@@ -226,6 +226,19 @@ fn last_old_worker_that_serves_gets_no_drain_mode_beside_a_new_one() {
 }
 
 #[test]
+fn roll_back_keeps_the_only_serving_worker_beside_one_in_drain_mode() {
+    let mut pool = reloading_beside_drained(2);
+    pool.exits(2, ExitClass::KilledExternally);
+    pool.supervisor.suspend();
+    pool.supervisor.resume();
+    assert_eq!(pool.step_to_roll_back(), [spawn(4, 1)]);
+    assert_eq!(pool.supervisor.ready_count(), 1);
+    pool.become_ready(4);
+    assert_eq!(pool.step(), [drain(3, ExitReason::Reload)]);
+    assert_eq!((pool.supervisor.ready_count(), pool.supervisor.drain_mode_count()), (1, 1));
+}
+
+#[test]
 fn stop_drains_a_worker_in_drain_mode() {
     let mut pool = drained(POLICY, 2);
     pool.supervisor.stop(ShutdownMode::Graceful);

@@ -490,6 +490,38 @@ fn roll_back_drains_surplus_new_workers_at_once() {
 }
 
 #[test]
+fn scaled_down_roll_back_keeps_an_old_worker_until_another_serves() {
+    let (mut pool, _) = reloading(POLICY, 3, 3);
+    pool.become_ready(4);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(5, 1)]);
+    pool.supervisor.scale_to(1);
+    pool.exits(1, ExitClass::Requested);
+    pool.exits(4, ExitClass::Crashed);
+    let withdrawn = [drain(5, ExitReason::Reload), drain(3, ExitReason::ScaledDown)];
+    assert_eq!(pool.step_to_roll_back(), [&withdrawn[..], &[spawn(6, 0)]].concat());
+    assert_eq!(pool.serving_ids(), [2]);
+    pool.become_ready(6);
+    assert_eq!(pool.step(), [drain(2, ExitReason::ScaledDown)]);
+}
+
+/// The new worker within the target may not listen on the old address.
+#[test]
+fn scaled_down_roll_back_keeps_an_old_worker_beside_a_new_one() {
+    let (mut pool, _) = reloading(POLICY, 3, 3);
+    pool.become_ready(4);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(5, 1)]);
+    pool.supervisor.scale_to(1);
+    pool.exits(5, ExitClass::Crashed);
+    let actions = [drain(3, ExitReason::ScaledDown), spawn(6, 0)];
+    assert_eq!(pool.step_to_roll_back(), actions);
+    assert_eq!(generations(&pool), [2, 1]);
+    pool.become_ready(6);
+    let replaced = [drain(2, ExitReason::ScaledDown), drain(4, ExitReason::Reload)];
+    assert_eq!(pool.step(), replaced);
+    assert_eq!(generations(&pool), [1]);
+}
+
+#[test]
 fn old_workers_keep_their_own_policy() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.silent.insert(WorkerId(1));

@@ -164,6 +164,64 @@ fn scaling_down_drains_the_last_slot() {
 }
 
 #[test]
+fn scaling_down_keeps_a_worker_until_another_serves() {
+    let mut pool = Pool::serving(POLICY, 3);
+    pool.exits(1, ExitClass::KilledExternally);
+    assert_eq!(pool.step(), [spawn(4, 0)]);
+    pool.supervisor.scale_to(1);
+    assert_eq!(pool.step(), [drain(3, ExitReason::ScaledDown)]);
+    assert_eq!(pool.serving_ids(), [2]);
+    pool.become_ready(4);
+    assert_eq!(pool.step(), [drain(2, ExitReason::ScaledDown)]);
+}
+
+/// Returns a pool scaled down to a slot whose workers never become ready: worker 2 serves.
+fn unbootable_beside_surplus() -> Pool {
+    let mut pool = Pool::serving(POLICY, 2);
+    pool.exits(1, ExitClass::Crashed);
+    pool.supervisor.scale_to(1);
+    for _ in 0..20 {
+        let actions = pool.run(POLICY.boot_timeout - SECOND);
+        assert!(actions.iter().all(is_spawn), "{actions:?}");
+        for id in pool.booting() {
+            pool.exits(id.0, ExitClass::Crashed);
+        }
+        assert_eq!(pool.serving_ids(), [2]);
+    }
+    pool
+}
+
+#[test]
+fn surplus_worker_beside_an_unbootable_slot_stops() {
+    let mut pool = unbootable_beside_surplus();
+    pool.supervisor.suspend();
+    assert_eq!(pool.step(), [drain(2, ExitReason::Requested)]);
+    let mut pool = unbootable_beside_surplus();
+    pool.supervisor.stop(ShutdownMode::Graceful);
+    assert_eq!(pool.step(), [drain(2, ExitReason::Requested)]);
+    let mut pool = unbootable_beside_surplus();
+    pool.supervisor.stop(ShutdownMode::Quick);
+    assert_eq!(pool.step(), [Action::QuickStop(WorkerId(2))]);
+}
+
+#[test]
+fn reload_commits_beside_a_surplus_worker() {
+    let mut pool = unbootable_beside_surplus();
+    pool.supervisor.reload(POLICY, 1);
+    assert!(pool.step().iter().all(is_spawn));
+    pool.all_become_ready();
+    assert_eq!(pool.step_to_commit(), [drain(2, ExitReason::ScaledDown)]);
+    assert_eq!(pool.supervisor.ready_count(), 1);
+}
+
+#[test]
+fn removed_pool_keeps_no_surplus_worker() {
+    let mut pool = Pool::serving(POLICY, 2);
+    pool.supervisor.scale_to_zero();
+    assert_eq!(pool.step(), [1, 2].map(|id| drain(id, ExitReason::Reload)));
+}
+
+#[test]
 fn scaling_a_running_pool_clamps_the_target() {
     let mut pool = Pool::serving(POLICY, 1);
     assert_eq!(pool.supervisor.scale_to(0), 1);

@@ -49,11 +49,11 @@ impl Simulation {
 
     /// Checks a commit: the new generation serves everywhere, and an old worker still serves.
     pub(super) fn check_commit(&mut self) {
-        assert!(self.previous.take().is_some(), "no reload is in progress");
+        let previous = self.previous.take().expect("a reload is in progress");
         let generation = self.supervisor.generation();
         let is_new = |p: &Process| p.generation == generation && p.is_active();
         assert!(self.all_slots_have(is_new), "too early");
-        let is_old = |p: &Process| p.generation < generation && p.serves();
+        let is_old = |p: &Process| p.generation == previous.generation && p.serves();
         let any_old = self.processes.values().any(is_old);
         assert!(!self.is_undisturbed_reload || any_old, "too late");
     }
@@ -93,7 +93,8 @@ impl Simulation {
                 assert!(self.supervisor.stopping().is_some() || self.supervisor.is_suspended)
             }
             ExitReason::ScaledDown => {
-                assert!(process.slot >= self.supervisor.target() && !awaits_canary)
+                assert!(process.slot >= self.supervisor.target() && !awaits_canary);
+                assert!(!self.is_last_serving(process), "nobody serves without {process:?}");
             }
             ExitReason::Reload
                 if process.generation > self.supervisor.generation() && !process.is_ready =>
@@ -109,7 +110,11 @@ impl Simulation {
                     p.slot == process.slot && p.is_active() && is_better
                 };
                 let is_replaced = self.processes.iter().any(|(other, p)| replaces(*other, p));
-                assert!(is_replaced || self.may_be_missing(process), "too early: {process:?}");
+                if is_replaced {
+                    assert!(!self.is_last_serving(process), "nobody serves without {process:?}");
+                } else {
+                    assert!(self.may_be_missing(process), "too early: {process:?}");
+                }
             }
             ExitReason::Hung
             | ExitReason::Crashed
@@ -120,11 +125,24 @@ impl Simulation {
         }
     }
 
+    /// Returns whether no other worker serves, or none of the committed generation. A worker that boots does
+    /// not serve.
+    fn is_last_serving(&self, process: &Process) -> bool {
+        let committed = self.committed_generation();
+        let serving = || self.processes.values().filter(|p| p.serves());
+        let of_committed = serving().filter(|p| p.generation == committed).count();
+        process.serves()
+            && (serving().count() == 1 || (process.generation == committed && of_committed == 1))
+    }
+
+    fn committed_generation(&self) -> u32 {
+        let present = self.supervisor.generation();
+        self.previous.map_or(present, |previous| previous.generation)
+    }
+
     /// Returns whether `max_unavailable` allows the worker to drain before its replacement is ready.
     fn may_be_missing(&self, process: &Process) -> bool {
-        let is_old = |p: &Process| p.generation < self.supervisor.generation() && p.serves();
-        let old = self.processes.values().filter(|p| is_old(p)).count();
-        let is_last = self.supervisor.is_reloading() && is_old(process) && old == 1;
+        let is_last = self.supervisor.is_reloading() && self.is_last_serving(process);
         let awaits_canary = self.supervisor.is_reloading() && !self.canary_ready;
         let any_held = self.processes.values().any(Process::is_held);
         let serving = self.processes.values().filter(|p| p.serves()).count();
@@ -226,7 +244,26 @@ impl Simulation {
         }
         assert_eq!(self.supervisor.is_reloading(), self.previous.is_some());
         self.check_surge();
+        self.check_surplus();
         self.check_outage();
+    }
+
+    /// Checks that a worker beyond the target is kept only if none within it can take its place.
+    fn check_surplus(&self) {
+        let awaits_canary = self.supervisor.is_reloading() && !self.canary_ready;
+        let is_serving = self.supervisor.phase == Phase::Serving && !self.supervisor.is_suspended;
+        if awaits_canary || !is_serving {
+            return;
+        }
+        let target = self.supervisor.target();
+        let active = || self.processes.values().filter(|p| p.request == Request::Nothing);
+        let surplus: Vec<_> = active().filter(|p| target <= p.slot).collect();
+        assert!(surplus.len() <= 1, "{surplus:?}");
+        let Some(kept) = surplus.first() else { return };
+        let is_committed = |p: &Process| p.generation == self.committed_generation();
+        let is_equal = |p: &Process| p.serves() && is_committed(p) >= is_committed(kept);
+        let other = active().find(|p| p.slot < target && is_equal(p));
+        assert!(kept.serves() && other.is_none(), "{kept:?}, {other:?}");
     }
 
     /// Checks that the slots of a pool that has served never all wait for longer than a second.
@@ -270,6 +307,7 @@ impl Simulation {
         !self.supervisor.is_reloading()
             && self.processes.len() == self.supervisor.target()
             && self.all_slots_have(Process::is_active)
+            && self.processes.values().any(Process::serves)
             && !(0..self.supervisor.target()).any(is_due)
     }
 }

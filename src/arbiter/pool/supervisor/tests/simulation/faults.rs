@@ -92,8 +92,11 @@ impl Simulation {
         self.policy = self.any_policy();
         let unchanged = self.random.below(2) == 0;
         let new_target = if unchanged { target } else { 1 + self.random.below(6) as usize };
-        self.is_undisturbed_reload =
-            !self.has_disturbance && self.missing() == 0 && self.given_up.is_empty();
+        let is_committed = |it: &Process| it.serves() && it.generation == generation;
+        self.is_undisturbed_reload = !self.has_disturbance
+            && self.missing() == 0
+            && self.given_up.is_empty()
+            && self.processes.values().any(is_committed);
         self.has_disturbance |= new_target != target;
         let next_generation = self.supervisor.reload(self.policy, new_target);
         assert!(generation < next_generation);
