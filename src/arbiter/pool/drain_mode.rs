@@ -52,6 +52,11 @@ impl Pool<'_> {
         };
         let (id, is_new) = set.map_err(|error| match error {
             DrainModeError::NotReady => format!("slot {slot} has no ready worker"),
+            DrainModeError::LastServing if supervisor.ready_count() > 1 => {
+                "the other workers of the pool that serve are being replaced or removed, or would be by a \
+                 roll-back: try again later, or put the pool into drain mode"
+                    .to_owned()
+            }
             DrainModeError::LastServing => {
                 "no other worker of the pool serves: put the pool into drain mode, or add a worker"
                     .to_owned()

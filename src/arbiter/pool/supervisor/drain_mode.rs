@@ -1,8 +1,6 @@
 //! The drain mode of one worker: it accepts no clients, finishes those that it has, and stays. It belongs to
 //! the process: a replacement serves.
 
-use std::iter;
-
 use super::Supervisor;
 use super::slot::{self, State};
 use super::types::{Desired, DrainModeError, DrainProgress, WorkerId};
@@ -13,7 +11,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// There is none, or no other slot serves, or none would serve once the reload in progress has
-    /// ended, however it ends.
+    /// ended, however it ends, or a failed one is undone.
     pub(crate) fn begin_drain_mode(
         &mut self,
         slot: usize,
@@ -22,13 +20,22 @@ impl Supervisor {
         if self.drain_progress(id) != DrainProgress::Off {
             return Ok((id, false));
         }
-        let roll_back = self.rolling.map(|rolling| rolling.previous_desired);
-        let mut ends = iter::once(self.desired).chain(roll_back);
-        if !ends.all(|end| slot::served_slots(&self.slots, end).any(|other| other != slot)) {
+        if ![self.desired, self.committed()].iter().all(|end| self.serves_beside(slot, end)) {
             return Err(DrainModeError::LastServing);
         }
         self.set_drain_progress(id, DrainProgress::Draining);
         Ok((id, true))
+    }
+
+    /// Returns whether another slot serves if the pool becomes `desired`. A worker of a later generation does
+    /// not count: it may yield to an old one in drain mode, and may not listen on the old addresses.
+    fn serves_beside(&self, slot: usize, desired: &Desired) -> bool {
+        let others = self.slots.iter().take(desired.target).enumerate();
+        let mut others = others.filter(|(other, _)| *other != slot);
+        others.any(|(_, other)| {
+            let kept = other.kept_worker(desired.generation);
+            kept.is_some_and(|it| it.is_serving() && it.generation <= desired.generation)
+        })
     }
 
     /// Ends the drain mode of the newest ready worker of a slot. Returns the worker, and whether it was in

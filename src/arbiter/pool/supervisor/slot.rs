@@ -156,24 +156,14 @@ impl Slot {
     }
 }
 
-/// Returns the slots whose worker serves if the pool becomes `desired`. A new worker that serves does not
-/// count if it would yield to an old one in drain mode.
-pub(super) fn served_slots(slots: &[Slot], desired: Desired) -> impl Iterator<Item = usize> {
-    let is_served = move |slot: &Slot| {
-        slot.kept_worker(desired.generation).is_some_and(|worker| worker.is_serving())
-    };
-    let slots = slots.iter().take(desired.target).enumerate();
-    slots.filter(move |(_, slot)| is_served(slot)).map(|(index, _)| index)
-}
-
-/// Returns the smallest target that removes no worker in drain mode and leaves a worker that serves, if the
-/// pool becomes `desired`. If none serves, it leaves a slot that will have one.
+/// Returns the smallest target that removes no worker in drain mode and leaves a slot beside them that serves,
+/// or will, if the pool becomes `desired`.
 pub(super) fn least_target(slots: &[Slot], desired: Desired) -> usize {
-    let first_serving = served_slots(slots, desired).next();
     let slots = &slots[..desired.target.min(slots.len())];
-    let last_held = slots.iter().rposition(|slot| slot.is_in_drain_mode());
-    let first_other =
-        first_serving.or_else(|| slots.iter().position(|slot| !slot.is_in_drain_mode()));
+    let yields_to_held =
+        |slot: &Slot| slot.kept_worker(desired.generation).is_some_and(Worker::is_in_drain_mode);
+    let last_held = slots.iter().rposition(Slot::is_in_drain_mode);
+    let first_other = slots.iter().position(|slot| !yields_to_held(slot));
     let lowest = last_held.into_iter().chain(last_held.and(first_other)).max();
     lowest.map_or(1, |slot| slot + 1)
 }

@@ -66,7 +66,8 @@ pub(crate) enum DrainProgress {
 pub(crate) enum DrainModeError {
     /// The slot has no ready worker.
     NotReady,
-    /// No other worker of the pool serves.
+    /// No other worker of the pool serves, or each that does is to be replaced or removed, at the latest by a
+    /// roll-back.
     LastServing,
 }
 

@@ -225,6 +225,23 @@ fn last_old_worker_that_serves_gets_no_drain_mode_beside_a_new_one() {
     assert_eq!(pool.supervisor.begin_drain_mode(1), Err(DrainModeError::LastServing));
 }
 
+/// Until it has ended, each old worker that serves may be the last after a roll-back.
+#[test]
+fn worker_of_an_uncommitted_generation_is_no_other_that_serves() {
+    let mut pool = Pool::serving(POLICY, 2);
+    pool.supervisor.reload(POLICY, 2);
+    pool.step();
+    pool.become_ready(3);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(4, 1)]);
+    assert_eq!(pool.supervisor.begin_drain_mode(1), Err(DrainModeError::LastServing));
+    pool.exits(4, ExitClass::Crashed);
+    assert_eq!(pool.step_to_roll_back(), [spawn(5, 0)]);
+    assert_eq!(pool.supervisor.begin_drain_mode(1), Err(DrainModeError::LastServing));
+    pool.become_ready(5);
+    assert_eq!(pool.step(), [drain(3, ExitReason::Reload)]);
+    assert_eq!(pool.supervisor.begin_drain_mode(1), Ok((WorkerId(2), true)));
+}
+
 #[test]
 fn roll_back_keeps_the_only_serving_worker_beside_one_in_drain_mode() {
     let mut pool = reloading_beside_drained(2);

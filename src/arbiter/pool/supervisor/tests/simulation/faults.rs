@@ -65,10 +65,10 @@ impl Simulation {
     fn lowest_target_after(&self, generation: u32, target: usize) -> usize {
         let has_held =
             |slot: &usize| self.processes.values().any(|it| it.slot == *slot && it.is_held());
-        let serves =
-            |slot: &usize| self.kept_process(*slot, generation).is_some_and(Process::serves);
+        let yields =
+            |slot: usize| self.kept_process(slot, generation).is_some_and(Process::is_held);
         let Some(last_held) = (0..target).rfind(has_held) else { return 1 };
-        let first = (0..target).find(serves).or_else(|| (0..target).find(|slot| !has_held(slot)));
+        let first = (0..target).find(|slot| !yields(*slot));
         first.map_or(last_held, |first| first.max(last_held)) + 1
     }
 
@@ -117,8 +117,9 @@ impl Simulation {
         let roll_back = self.previous.map(|previous| (previous.generation, previous.target));
         let other_serves =
             [Some(present), roll_back].into_iter().flatten().all(|(number, target)| {
+                let serves = |it: &Process| it.serves() && it.generation <= number;
                 let mut others = (0..target).filter(|other| *other != slot);
-                others.any(|other| self.kept_process(other, number).is_some_and(Process::serves))
+                others.any(|other| self.kept_process(other, number).is_some_and(serves))
             });
         let (result, expected) = if is_on {
             let expected = match newest {
@@ -136,10 +137,6 @@ impl Simulation {
         let Ok((id, _)) = result else { return };
         self.drain_modes += u64::from(is_on && !was_held);
         self.processes.get_mut(&id).expect("it is ready").is_in_drain_mode = is_on;
-        let generation = self.supervisor.generation();
-        let is_old = |process: &Process| process.generation < generation && process.serves();
-        // Nothing keeps an operator from putting the last old worker into drain mode.
-        self.is_undisturbed_reload &= self.processes.values().any(is_old);
         if is_on && self.random.below(2) == 0 {
             self.supervisor.on_drained(id);
             assert_eq!(self.supervisor.drain_progress(id), DrainProgress::Drained);
