@@ -303,6 +303,9 @@ impl<'a> Arbiter<'a> {
             self.flush_statsd(now);
             self.transitions.state.pools.drop_retired();
         }
+        if result.is_some() {
+            self.reconcile(now); // a roll-back may have scaled a pool
+        }
     }
 
     fn update_reuseport(&mut self) {

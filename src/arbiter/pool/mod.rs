@@ -359,9 +359,7 @@ impl<'a> Pool<'a> {
     /// Returns the bounds between which it can be scaled now.
     pub(super) fn target_bounds(&self) -> RangeInclusive<usize> {
         let range = self.workers_range().unwrap_or(1..=WORKERS_MAX);
-        // A reload may have lowered the range below a slot in drain mode, which it then replaces.
-        let min = self.supervisor.lowest_target().clamp(*range.start(), *range.end());
-        min..=*range.end()
+        self.supervisor.target_bounds(range)
     }
 
     /// Returns how many workers it should have now. A suspended pool has none.

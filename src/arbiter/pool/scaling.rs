@@ -161,8 +161,8 @@ impl Scaler {
         };
         let Some(decision) = decision else { return };
         let from = pool.supervisor.target();
-        let lowest = pool.supervisor.lowest_target().clamp(limits.min, limits.max);
-        let to = decision.target.saturating_add(held).clamp(lowest, limits.max);
+        let bounds = pool.supervisor.target_bounds(limits.min..=limits.max);
+        let to = decision.target.saturating_add(held).clamp(*bounds.start(), *bounds.end());
         if from == to {
             return;
         }

@@ -1,6 +1,8 @@
 //! The drain mode of one worker: it accepts no clients, finishes those that it has, and stays. It belongs to
 //! the process: a replacement serves.
 
+use std::ops::RangeInclusive;
+
 use super::Supervisor;
 use super::slot::{self, State};
 use super::types::{Desired, DrainModeError, DrainProgress, WorkerId};
@@ -85,9 +87,11 @@ impl Supervisor {
         self.drain_mode_count() > 0 && self.ready_count() == 1
     }
 
-    /// Returns the smallest target that removes no worker in drain mode and leaves a worker that serves. If
-    /// none serves, it leaves a slot that will have one.
-    pub(crate) fn lowest_target(&self) -> usize {
-        slot::least_target(&self.slots, self.desired)
+    /// Returns the bounds between which the target can be changed now, in a pool whose settings permit
+    /// `range`. They are within the range: slots beyond it in drain mode are of a generation that a reload
+    /// or a roll-back replaces.
+    pub(crate) fn target_bounds(&self, range: RangeInclusive<usize>) -> RangeInclusive<usize> {
+        let lowest = slot::least_target(&self.slots, self.desired);
+        lowest.clamp(*range.start(), *range.end())..=*range.end()
     }
 }

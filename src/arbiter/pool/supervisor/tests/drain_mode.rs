@@ -17,6 +17,10 @@ fn states(pool: &Pool) -> Vec<&'static str> {
     pool.supervisor.worker_states().map(|(_, _, state, _)| state).collect()
 }
 
+fn lowest_target(pool: &Pool) -> usize {
+    *pool.supervisor.target_bounds(1..=WORKERS_MAX).start()
+}
+
 #[test]
 fn worker_in_drain_mode_is_no_serving_worker() {
     let mut pool = drained(POLICY, 3);
@@ -175,11 +179,11 @@ fn pool_without_serving_worker_tries_a_slot_at_once() {
 #[test]
 fn scaling_keeps_workers_in_drain_mode_and_one_that_serves() {
     let mut pool = Pool::serving(POLICY, 4);
-    assert_eq!(pool.supervisor.lowest_target(), 1);
+    assert_eq!(lowest_target(&pool), 1);
     let mut lowest_with = |slots: &[usize]| {
         let supervisor = &mut pool.supervisor;
         slots.iter().for_each(|slot| assert!(supervisor.begin_drain_mode(*slot).is_ok()));
-        let lowest = supervisor.lowest_target();
+        let lowest = *supervisor.target_bounds(1..=9).start();
         slots.iter().for_each(|slot| assert!(supervisor.end_drain_mode(*slot).is_ok()));
         lowest
     };
@@ -206,7 +210,7 @@ fn reloading_beside_drained(target: usize) -> Pool {
 #[test]
 fn scaling_during_a_reload_leaves_a_worker_that_serves_after_its_roll_back() {
     let mut pool = reloading_beside_drained(3);
-    assert_eq!(pool.supervisor.lowest_target(), 1, "the new worker serves");
+    assert_eq!(lowest_target(&pool), 1, "the new worker serves");
     assert_eq!(pool.supervisor.scale_to(1), 1);
     pool.supervisor.suspend();
     pool.supervisor.resume();
@@ -223,6 +227,26 @@ fn last_old_worker_that_serves_gets_no_drain_mode_beside_a_new_one() {
     let mut pool = reloading_beside_drained(2);
     assert_eq!(pool.supervisor.ready_count(), 2);
     assert_eq!(pool.supervisor.begin_drain_mode(1), Err(DrainModeError::LastServing));
+}
+
+/// A range of 1-2 workers becomes larger, and a signal adds a worker. The pool scales back after the roll-back.
+#[test]
+fn roll_back_to_a_smaller_range_leaves_a_worker_that_serves() {
+    let mut pool = drained(POLICY, 2);
+    pool.supervisor.begin_reload(POLICY, 2, 2);
+    pool.supervisor.scale_to(3);
+    assert_eq!(pool.supervisor.reconcile(pool.now, Some(ReloadPhase::Canary)), [spawn(3, 2)]);
+    pool.supervisor.on_spawned(WorkerId(3), 2, pool.now);
+    pool.become_ready(3);
+    let second = pool.supervisor.begin_drain_mode(1);
+    pool.supervisor.suspend();
+    pool.supervisor.resume();
+    pool.step_to_roll_back();
+    pool.supervisor.scale_to(*pool.supervisor.target_bounds(1..=2).end());
+    pool.run(MINUTE);
+    assert!(pool.supervisor.ready_count() > 0, "without end");
+    assert_eq!(second, Err(DrainModeError::LastServing));
+    assert_eq!((pool.serving_ids(), pool.supervisor.ready_count()), (vec![1, 2], 1));
 }
 
 /// Until it has ended, each old worker that serves may be the last after a roll-back.

@@ -129,7 +129,11 @@ struct Previous {
     generation: u32,
     /// The target that a roll-back restores.
     target: usize,
+    range: WorkersRange,
 }
+
+/// The fewest and the most workers that the settings permit.
+type WorkersRange = (usize, usize);
 
 /// The kernel, the clock, and what the checks know of the past. Over a dozen fields: a scenario's
 /// whole state, which the checks read.
@@ -140,6 +144,7 @@ struct Simulation {
     fault_mode: FaultMode,
     processes: BTreeMap<WorkerId, Process>,
     policy: Policy,
+    range: WorkersRange,
     /// What a roll-back restores.
     previous: Option<Previous>,
     /// The largest surge allowed since there was none.
@@ -174,6 +179,7 @@ impl Simulation {
             fault_mode: FaultMode::Injecting,
             processes: BTreeMap::new(),
             policy: POLICY,
+            range: (1, WORKERS_MAX),
             previous: None,
             surge: 0,
             unavailable: 0,
@@ -310,8 +316,14 @@ impl Simulation {
             Some(ReloadEnd::RollBack) => self.check_roll_back(),
             None => (),
         }
-        let failed_forks = self.apply(&more);
+        let mut failed_forks = self.apply(&more);
         actions.extend(more);
+        if end == Some(ReloadEnd::RollBack) {
+            self.scale_into_range();
+            let more = self.supervisor.reconcile_alone(self.now).0;
+            failed_forks += self.apply(&more);
+            actions.extend(more);
+        }
         self.check_after(&actions, failed_forks);
         self.steps += 1;
     }

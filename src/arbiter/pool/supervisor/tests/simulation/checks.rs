@@ -63,7 +63,7 @@ impl Simulation {
         let previous = self.previous.take().expect("a reload is in progress");
         assert_eq!(previous.generation, self.supervisor.generation());
         assert_eq!(previous.target, self.supervisor.target());
-        self.policy = previous.policy;
+        (self.policy, self.range) = (previous.policy, previous.range);
     }
 
     fn check_spawn(&self, id: WorkerId, slot: usize) {

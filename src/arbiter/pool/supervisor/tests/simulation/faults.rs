@@ -45,14 +45,31 @@ impl Simulation {
     }
 
     fn scale_randomly(&mut self) {
-        // As the pool does: no command removes a worker in drain mode.
-        let target = (self.random.below(7) as usize).max(self.supervisor.lowest_target());
+        let wanted = self.random.below(7) as usize;
+        let target = self.within_bounds(wanted);
         if let Some(previous) = self.previous {
             let lowest = self.lowest_target_after(previous.generation, previous.target);
             self.previous = Some(Previous { target: target.max(lowest), ..previous });
         }
-        assert_eq!(self.supervisor.scale_to(target), target.max(1));
+        assert_eq!(self.supervisor.scale_to(target), target);
         self.note_disturbance();
+    }
+
+    /// Returns the nearest target that a command can set, as the pool does.
+    fn within_bounds(&self, target: usize) -> usize {
+        let (generation, present) = (self.supervisor.generation(), self.supervisor.target());
+        let (min, max) = self.range;
+        let min = self.lowest_target_after(generation, present).clamp(min, max);
+        assert_eq!(self.supervisor.target_bounds(self.range.0..=max), min..=max);
+        target.clamp(min, max)
+    }
+
+    /// Scales as the pool does after a roll-back: a command may have moved the target within another range.
+    pub(super) fn scale_into_range(&mut self) {
+        let target = self.supervisor.target();
+        let restored = self.within_bounds(target);
+        self.has_disturbance |= target < restored;
+        assert_eq!(self.supervisor.scale_to(restored), restored);
     }
 
     /// Returns the worker that a slot keeps in a pool of `generation`, if it is ready.
@@ -88,10 +105,15 @@ impl Simulation {
         }
         self.supervisor.resume();
         let (generation, target) = (self.supervisor.generation(), self.supervisor.target());
-        self.previous = Some(Previous { policy: self.policy, generation, target });
+        let range = self.range;
+        self.previous = Some(Previous { policy: self.policy, generation, target, range });
         self.policy = self.any_policy();
         let unchanged = self.random.below(2) == 0;
+        if !unchanged {
+            self.range = self.random.pick(&[(1, WORKERS_MAX), (1, 2), (2, 4), (3, 6), (2, 2)]);
+        }
         let new_target = if unchanged { target } else { 1 + self.random.below(6) as usize };
+        let new_target = new_target.clamp(self.range.0, self.range.1);
         let is_committed = |it: &Process| it.serves() && it.generation == generation;
         self.is_undisturbed_reload = !self.has_disturbance
             && self.missing() == 0
