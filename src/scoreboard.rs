@@ -50,6 +50,14 @@ const DRAIN_MODE_MASK: u64 = (1 << DRAIN_MODE_BITS) - 1;
 /// The first of the words of a row's head with the worker's counters.
 const WORKER_COUNTERS: usize = ROW_HEAD_WORDS - WORKER_COUNTER_WORDS;
 
+/// What a worker would have if all connected clients were spread evenly over the workers that serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ClientShare {
+    pub(crate) clients: usize,
+    /// Whether no other worker serves.
+    pub(crate) is_whole: bool,
+}
+
 /// The scoreboard: one row a worker process, one entry a thread.
 #[derive(Debug)]
 pub(crate) struct Scoreboard {
@@ -159,9 +167,8 @@ impl Scoreboard {
         self.drain_modes.store(index, others | mode.0 << shift);
     }
 
-    /// Returns how many clients a worker would have if all connected clients were spread evenly
-    /// over the workers that serve. Workers in drain mode do not.
-    pub(crate) fn fair_client_share(&self) -> usize {
+    /// Returns a worker's share of the connected clients. Workers in drain mode do not serve.
+    pub(crate) fn fair_client_share(&self) -> ClientShare {
         let used = self.shared.words()[0].load(Ordering::Acquire);
         let rows = usize::try_from(used).unwrap_or(0).min(self.rows).min(FAIR_ROWS_MAX);
         let rows = (0..rows).filter(|row| !self.drain_mode(*row).is_on()).map(|row| self.row(row));
@@ -171,7 +178,8 @@ impl Scoreboard {
             workers += 1;
             clients = clients.saturating_add(row.clients());
         }
-        usize::try_from(clients.div_ceil(workers.max(1))).unwrap_or(usize::MAX)
+        let clients = usize::try_from(clients.div_ceil(workers.max(1))).unwrap_or(usize::MAX);
+        ClientShare { clients, is_whole: workers == 1 }
     }
 
     /// Returns a process's row.

@@ -26,6 +26,7 @@ fn router() -> Router {
     Router::new()
         .route("/", get(|| async { "Hello, world!\n" }))
         .route("/sleep", get(|query: Query<HashMap<_, _>>| sleep(query.0)))
+        .with_state(()) // as `axum::serve` does it: otherwise each request makes its route
 }
 
 /// Serves as the documentation of axum does it, with the runtime that the class has for as many threads.

@@ -204,13 +204,15 @@ fn workers_in_drain_mode_have_no_share_of_the_clients() {
         board.row(row).set_status(WorkerStatus::Ready);
         board.row(row).set_clients(6);
     }
-    assert_eq!(board.fair_client_share(), 6);
+    assert_eq!(board.fair_client_share(), ClientShare { clients: 6, is_whole: false });
     let mode = DrainMode::default().next();
     board.set_drain_mode(1, mode);
     board.row(1).set_clients(0);
     board.row(0).set_clients(12);
-    assert_eq!(board.fair_client_share(), 9);
+    assert_eq!(board.fair_client_share(), ClientShare { clients: 9, is_whole: false });
     assert_eq!((board.drain_mode(1), board.drain_mode(0)), (mode, DrainMode::default()));
+    board.set_drain_mode(2, mode);
+    assert_eq!(board.fair_client_share(), ClientShare { clients: 12, is_whole: true });
     board.row(1).set_drained_for(mode);
     assert_eq!(board.row(1).drained_for(), mode);
     board.row(1).reset();

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::lifecycle::StopRequest;
 use crate::listen::ListenerState;
+use crate::scoreboard::ClientShare;
 use crate::time::MonotonicTime;
 pub(super) use drain::{BacklogDuty, Drain, handshakes_end};
 
@@ -123,6 +124,8 @@ pub(super) struct AcceptPolicy {
     yields_until: Option<MonotonicTime>,
     /// The number of clients that the other workers were told of last.
     published_clients: usize,
+    /// Whether no other worker served then.
+    serves_alone: bool,
     recheck: Recheck,
     is_finished: bool,
 }
@@ -138,6 +141,7 @@ impl AcceptPolicy {
             paused_until: None,
             yields_until: None,
             published_clients: 0,
+            serves_alone: false,
             recheck: Recheck { at, is_due_again: false, rechecks_requested },
             is_finished: false,
         }
@@ -150,7 +154,7 @@ impl AcceptPolicy {
         &mut self,
         turn: Turn,
         facts: impl Fn(usize) -> ListenerFacts,
-        publish_clients: impl FnOnce(usize) -> usize,
+        publish_clients: impl FnOnce(usize) -> ClientShare,
     ) -> bool {
         let stop_begins = self.turn.stop == StopRequest::None && turn.stop != StopRequest::None;
         let drain_mode_changes = self.turn.is_in_drain_mode != turn.is_in_drain_mode;
@@ -191,18 +195,24 @@ impl AcceptPolicy {
         self.turn.client_count
     }
 
+    /// Returns whether no other worker served when the number of clients last changed.
+    pub(super) fn serves_alone(&self) -> bool {
+        self.serves_alone
+    }
+
     /// Leaves clients to other workers while this one has more than its share.
     fn update_yielding(
         &mut self,
         facts: impl Fn(usize) -> ListenerFacts,
-        publish_clients: impl FnOnce(usize) -> usize,
+        publish_clients: impl FnOnce(usize) -> ClientShare,
     ) {
         let Turn { now, client_count, stop, .. } = self.turn;
         if client_count == self.published_clients && self.yields_until.is_none() {
             return;
         }
         self.published_clients = client_count;
-        let share = publish_clients(client_count);
+        let ClientShare { clients: share, is_whole } = publish_clients(client_count);
+        self.serves_alone = is_whole;
         let has_too_many = client_count > share.saturating_add(share / 8 + FAIR_SHARE_SLACK)
             && stop == StopRequest::None
             && (0..self.queues.len()).any(|index| !facts(index).is_sharded);

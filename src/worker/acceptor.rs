@@ -150,6 +150,12 @@ impl<'a> Acceptor<'a> {
         self.policy.mark_readable(listener);
     }
 
+    /// Returns whether no other worker serves, so that accepting several clients in one turn takes none
+    /// from others. It is known from the second client on.
+    pub fn serves_alone(&self) -> bool {
+        self.policy.serves_alone()
+    }
+
     /// Waits for the next client, for a class that serves one at a time: it sleeps, sends heartbeats
     /// and polls for a stop. `None` means that the worker has drained. The client's connection is not
     /// reused: a protocol that can say so closes it after one answer.

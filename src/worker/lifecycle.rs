@@ -19,7 +19,7 @@ use crate::log::access::UnitRecord;
 use crate::log::{Log, error_chain};
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::{clock, file, process};
-use crate::scoreboard::{Row, Scoreboard, UnitTimeout, WorkerStatus};
+use crate::scoreboard::{ClientShare, Row, Scoreboard, UnitTimeout, WorkerStatus};
 use crate::time::MonotonicTime;
 use beats::Beats;
 use requests::MasterRequests;
@@ -173,7 +173,11 @@ impl Lifecycle {
         clock::now()
     }
 
-    /// Returns the present time to about 4 ms, at a fraction of the cost of [`now`](Self::now).
+    /// The longest lag of [`now_coarse`](Self::now_coarse).
+    pub const COARSE_LAG: Duration = clock::COARSE_LAG;
+
+    /// Returns a time that is at most [`COARSE_LAG`](Self::COARSE_LAG) ago, usually 4 ms, at a fraction of the
+    /// cost of [`now`](Self::now).
     pub fn now_coarse(&self) -> MonotonicTime {
         clock::now_coarse()
     }
@@ -342,9 +346,8 @@ impl Lifecycle {
         self.board_row().set_clients(count);
     }
 
-    /// Publishes how many clients the worker has, and returns how many it would have if all workers had
-    /// as many.
-    pub(super) fn publish_clients(&self, count: usize) -> usize {
+    /// Publishes how many clients the worker has, and returns its share of all of them.
+    pub(super) fn publish_clients(&self, count: usize) -> ClientShare {
         self.board_row().set_clients(count);
         self.board.fair_client_share()
     }

@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
-use ostler::app::Limits;
 use tokio::time::{Sleep, sleep};
 
 use super::state::ConnectionState;
@@ -32,7 +31,7 @@ pub struct Body {
 
 /// How far a body has been read.
 struct Reading {
-    limits: BodyLimits,
+    timeout: Duration,
     /// How many bytes may still come.
     bytes_left: u64,
     /// How many bytes have come since the timer was set.
@@ -45,21 +44,8 @@ struct Reading {
     number: u32,
 }
 
-/// The limits of request bodies.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct BodyLimits {
-    pub(super) bytes: u64,
-    timeout: Duration,
-}
-
-impl BodyLimits {
-    pub(super) fn new(limits: &Limits) -> Self {
-        Self { bytes: limits.max_body_bytes as u64, timeout: limits.body_timeout }
-    }
-}
-
 /// Why a body is incomplete, for the response; `None` inside if the request has no body.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct SharedFailure(Option<Arc<AtomicU8>>);
 
 const TOO_LARGE: u8 = 1;
@@ -108,17 +94,16 @@ impl Error for BodyError {
 }
 
 impl Body {
-    pub(super) fn new(
-        incoming: Incoming,
-        limits: BodyLimits,
-        connection: &Arc<ConnectionState>,
-        number: u32,
-    ) -> Self {
-        let has_body = !incoming.is_end_stream();
-        let reading = has_body.then(|| {
+    /// Limits hyper's body of the request that `connection` has begun last. `None`: the request has no body.
+    pub(super) fn new(incoming: Incoming, connection: Option<&Arc<ConnectionState>>) -> Self {
+        let reading = connection.map(|connection| {
+            // The app may keep the body for longer than its response takes.
+            let number = connection.begin_body();
+            let worker = connection.worker();
+            let limits = &worker.info().limits;
             Box::new(Reading {
-                limits,
-                bytes_left: limits.bytes,
+                timeout: limits.body_timeout,
+                bytes_left: limits.max_body_bytes as u64,
                 step_bytes: 0,
                 timer: None,
                 failure: Arc::default(),
@@ -181,7 +166,7 @@ impl http_body::Body for Body {
             return polled.map_err(BodyError::Broken); // ready at once: its end, or an error
         };
         let Poll::Ready(frame) = polled else {
-            let limit = reading.limits.timeout;
+            let limit = reading.timeout;
             let timer = reading.timer.get_or_insert_with(|| {
                 reading.step_bytes = 0;
                 Box::pin(sleep(limit))
@@ -214,7 +199,7 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
+        self.reading.is_none() || self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

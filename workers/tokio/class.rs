@@ -35,6 +35,9 @@ use super::worker::Worker;
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 /// A thread that blocks holds up the others for a quarter of this at most.
 const RELIEF_MAX: Duration = Duration::from_secs(1);
+/// How many clients a worker that serves alone accepts before other tasks have their turn, which costs an
+/// epoll_wait(2).
+const ACCEPTS_MAX: usize = 16;
 
 /// Serves [apps](super::App) on a tokio runtime in each worker, with `threads` threads.
 pub struct TokioClass;
@@ -172,6 +175,7 @@ impl EventLoop<'_> {
         acceptor: &mut Acceptor<'_>,
         server: &dyn Serve,
     ) -> Result<(), WorkerError> {
+        let mut accepted = 0;
         loop {
             self.probe_threads().await;
             self.report_awaiting_requests();
@@ -179,7 +183,11 @@ impl EventLoop<'_> {
             match acceptor.poll(client_count) {
                 Accept::Client(stream, address) => {
                     self.add_client(server, stream, address);
-                    yield_now().await; // other workers get some of a burst, other tasks their turn
+                    accepted += 1;
+                    if accepted >= ACCEPTS_MAX || !acceptor.serves_alone() {
+                        accepted = 0;
+                        yield_now().await; // other workers get some of a burst, other tasks their turn
+                    }
                 }
                 Accept::Pending { deadline } => {
                     self.sleep(acceptor, deadline, client_count).await?

@@ -95,12 +95,13 @@ pub(super) async fn drive<C: Driven>(
     let mut noticed = pin!(worker.noticed());
     // How many notices there had been when the next one was waited for.
     let mut notices = None;
-    let mut timer = PhaseTimer::new(limits, lifecycle.now());
+    let begun = lifecycle.now();
+    let mut timer = PhaseTimer::new(limits, begun);
     let mut alarm = pin!(Alarm::default());
     // When to look for stalled streams, and whether there are any.
-    let mut stall_check = lifecycle.now().saturating_add(limits.write_timeout);
+    let mut stall_check = begun.saturating_add(limits.write_timeout);
     let mut has_stalled = false;
-    let mut progress = OutputProgress::new(lifecycle.now());
+    let mut progress = OutputProgress::new(begun);
     poll_fn(|cx| {
         let _hold = Hold::begin(worker); // once for all of its requests and bytes
         loop {

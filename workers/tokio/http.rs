@@ -4,32 +4,25 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::{Request, Response, StatusCode, Version, header};
-use http_body::Body as _;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use ostler::app::ClientInfo;
 use ostler::settings::Settings;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use super::body::{Body, BodyLimits};
+use super::body::Body;
 use super::connection::{self, End, IdleStream};
-use super::context::RequestContext;
 use super::deadline::PhaseLimits;
-use super::guard::RequestGuard;
 use super::idle_clients::{IdleClient, IdleClients, Resumption};
 use super::linger::{self, LingerLimits};
-use super::record::RequestRecord;
 use super::request::Answer;
 use super::response::{BodyFailure, ResponseBody};
 use super::serve::{NewClient, Serve};
 use super::state::{ClosedStream, ConnectionState};
 use super::stream::ClientStream;
-use super::tracking::Label;
 use super::worker::Worker;
 
 /// How many requests of one HTTP/2 connection may be in progress.
@@ -84,10 +77,7 @@ struct Config {
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
     phases: PhaseLimits,
-    bodies: BodyLimits,
     lingering: LingerLimits,
-    request_timeout: Duration,
-    logs_units: bool,
 }
 
 impl<S: HttpService> HttpServer<S> {
@@ -100,7 +90,7 @@ impl<S: HttpService> HttpServer<S> {
         let lifecycle = worker.lifecycle();
         let idle_clients =
             IdleClients::start(*worker, config.phases, move |idle_clients, client, why| {
-                let Some((stream, info, mut state)) = client.into_parts() else {
+                let Some((stream, mut state)) = client.into_parts() else {
                     return lifecycle.count_refused_client();
                 };
                 if why == Resumption::Input {
@@ -109,7 +99,6 @@ impl<S: HttpService> HttpServer<S> {
                 let service = RequestService {
                     app: app.clone(),
                     state: Arc::new(ConnectionState::from_idle(state)),
-                    info,
                     config: Arc::clone(&resumed_config),
                 };
                 let stage = match why {
@@ -135,10 +124,7 @@ impl Config {
                 write_timeout: settings.write_timeout,
                 drain_idle_timeout: limits.drain_idle_timeout,
             },
-            bodies: BodyLimits::new(limits),
             lingering: LingerLimits::new(settings),
-            request_timeout: settings.request_timeout,
-            logs_units: worker.lifecycle().logs_units(),
         }
     }
 }
@@ -172,8 +158,7 @@ impl<S: HttpService> Serve for HttpServer<S> {
         let NewClient { stream, info, guard } = client;
         let service = RequestService {
             app: self.service.clone(),
-            state: Arc::new(ConnectionState::new(guard)),
-            info,
+            state: Arc::new(ConnectionState::new(guard, info)),
             config: Arc::clone(&self.config),
         };
         let stream = ClientStream::for_http1(stream, Arc::clone(&service.state));
@@ -272,20 +257,10 @@ async fn serve_http<S: HttpService>(
     None
 }
 
-/// Returns whether a request has the field `Host` that HTTP/1.1 demands, once. HTTP/2 has another.
-fn has_valid_host(request: &Request<Incoming>) -> bool {
-    let mut hosts = request.headers().get_all(header::HOST).iter();
-    match request.version() {
-        Version::HTTP_11 => hosts.next().is_some() && hosts.next().is_none(),
-        _ => true,
-    }
-}
-
 /// Calls the app for the requests of one connection.
 struct RequestService<S> {
     app: S,
     state: Arc<ConnectionState>,
-    info: ClientInfo,
     config: Arc<Config>,
 }
 
@@ -297,8 +272,8 @@ impl<S> RequestService<S> {
             Ok(state) => state.into_idle(),
             Err(state) => return Some((stream, Self { state, ..self })),
         };
-        let client = IdleClient::new(stream, self.info, state)?;
-        let (stream, _, state) = idle_clients.add(client).err()?.into_parts()?;
+        let client = IdleClient::new(stream, state)?;
+        let (stream, state) = idle_clients.add(client).err()?.into_parts()?;
         Some((stream, Self { state: Arc::new(ConnectionState::from_idle(state)), ..self }))
     }
 }
@@ -308,7 +283,6 @@ impl<S: Clone> Clone for RequestService<S> {
         Self {
             app: self.app.clone(),
             state: Arc::clone(&self.state),
-            info: self.info,
             config: Arc::clone(&self.config),
         }
     }
@@ -324,25 +298,8 @@ where
     type Error = Infallible;
     type Future = Answer<S>;
 
-    fn call(&self, mut request: Request<Incoming>) -> Answer<S> {
-        let label = Label::new(&[request.method().as_str(), request.uri().path()]);
-        let mut guard = RequestGuard::begin(label, Arc::clone(&self.state));
-        // The app may keep the body for longer than its response takes.
-        let number = self.state.begin_body(!request.body().is_end_stream());
-        let context = RequestContext::new(self.info, guard.worker(), request.headers());
-        let Config { bodies, request_timeout, logs_units, .. } = &*self.config;
-        if *logs_units {
-            guard.set_record(RequestRecord::new(&request, context.clone()));
-        }
-        if !has_valid_host(&request) {
-            return Answer::refused(StatusCode::BAD_REQUEST, guard);
-        }
-        if request.body().size_hint().lower() > bodies.bytes {
-            self.state.set_unread_body();
-            return Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, guard);
-        }
-        request.extensions_mut().insert(context); // each extension costs an allocation
-        let request = request.map(|incoming| Body::new(incoming, *bodies, &self.state, number));
-        Answer::new(self.app.clone(), request, guard, *request_timeout)
+    #[inline]
+    fn call(&self, request: Request<Incoming>) -> Answer<S> {
+        Answer::new(self.app.clone(), request, &self.state)
     }
 }

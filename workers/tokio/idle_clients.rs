@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Registry, Token};
-use ostler::app::ClientInfo;
 use ostler::listen::close_may_cut_off;
 use ostler::time::MonotonicTime;
 use ostler::worker::release_free_memory;
@@ -37,20 +36,19 @@ const LATE_MAX: Duration = Duration::from_secs(1);
 /// A client between two requests, without a task.
 pub(super) struct IdleClient {
     stream: StdStream,
-    pub(super) info: ClientInfo,
     pub(super) state: IdleState,
 }
 
 impl IdleClient {
     /// Takes the stream out of the runtime. Returns `None` if that fails; the client is then closed.
-    pub(super) fn new(stream: TcpStream, info: ClientInfo, state: IdleState) -> Option<Self> {
-        Some(Self { stream: stream.into_std().ok()?, info, state })
+    pub(super) fn new(stream: TcpStream, state: IdleState) -> Option<Self> {
+        Some(Self { stream: stream.into_std().ok()?, state })
     }
 
     /// Gives the stream to the runtime again. Returns `None` if there is no memory to watch it; the client
     /// is then closed.
-    pub(super) fn into_parts(self) -> Option<(TcpStream, ClientInfo, IdleState)> {
-        Some((TcpStream::from_std(self.stream).ok()?, self.info, self.state))
+    pub(super) fn into_parts(self) -> Option<(TcpStream, IdleState)> {
+        Some((TcpStream::from_std(self.stream).ok()?, self.state))
     }
 
     /// Returns whether closing the connection at once could cut off the last response.

@@ -1,114 +1,145 @@
 //! The output of responses: how far a client has taken it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ostler::time::MonotonicTime;
 use slab::Slab;
 
-use super::worker::Worker;
-
 /// How many bytes a client must take within `write_timeout`.
 pub(super) const WRITE_STEP: u64 = 4 << 10;
 
-/// How far a client has taken one response, over HTTP/2 or for the access log.
-pub(super) struct ResponseOutput {
-    worker: Worker,
+/// The outputs of the responses of one connection, over HTTP/2 or for the access log. Each has a key
+/// until its request has ended and its pieces are dropped.
+#[derive(Default)]
+pub(super) struct Outputs(Slab<ResponseOutput>);
+
+/// The key of an output among those of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OutputKey(u32); // small: it moves with a request
+
+/// How far a client has taken one response.
+struct ResponseOutput {
     /// How many bytes the app has produced.
-    produced: AtomicU64,
+    produced: u64,
     /// How many of them wait.
-    waiting: AtomicU64,
+    waiting: u64,
     /// How many bytes were taken since `moved_at`.
-    step: AtomicU64,
-    /// When the client has last taken [`WRITE_STEP`], or the output has begun to wait, in nanoseconds.
-    moved_at: AtomicU64,
+    step: u64,
+    /// When the client has last taken [`WRITE_STEP`], or the output has begun to wait.
+    moved_at: MonotonicTime,
     /// How many pieces there are.
-    pieces: AtomicUsize,
+    pieces: usize,
+    /// Whether the request is in progress.
+    has_request: bool,
     /// The guard of the request, once its body has ended, if pieces wait.
-    guard: Mutex<Option<Box<dyn Send>>>,
+    guard: Option<KeptGuard>,
+}
+
+/// A guard that ends a request when it is dropped, for which it locks the outputs.
+pub(super) type KeptGuard = Box<dyn Send>;
+
+impl OutputKey {
+    fn index(self) -> usize {
+        self.0 as usize
+    }
 }
 
 impl ResponseOutput {
-    pub(super) fn new(worker: Worker) -> Self {
-        let [produced, waiting, step, moved_at] = [const { AtomicU64::new(0) }; 4];
-        let (pieces, guard) = (AtomicUsize::new(0), Mutex::default());
-        Self { worker, produced, waiting, step, moved_at, pieces, guard }
-    }
-
-    /// Returns whether pieces wait.
-    pub(super) fn has_pieces(&self) -> bool {
-        self.pieces.load(Ordering::SeqCst) > 0
-    }
-
-    /// Keeps the guard of a request, whose body has ended, until the last piece is dropped.
-    pub(super) fn keep_until_taken(&self, guard: impl Send + 'static) {
-        *self.guard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(guard));
-        if self.pieces.load(Ordering::SeqCst) == 0 {
-            self.drop_guard();
-        }
-    }
-
-    /// Returns how many bytes the kernel has taken, and how many it has not.
-    pub(super) fn taken_and_lost(&self) -> (u64, u64) {
-        let lost = self.waiting.load(Ordering::Relaxed);
-        (self.produced.load(Ordering::Relaxed) - lost, lost)
-    }
-
-    pub(super) fn on_piece(&self, length: usize) {
-        self.pieces.fetch_add(1, Ordering::SeqCst);
-        self.produced.fetch_add(length as u64, Ordering::Relaxed);
-        if self.waiting.fetch_add(length as u64, Ordering::Relaxed) == 0 {
-            self.restart();
-        }
-    }
-
-    pub(super) fn on_piece_end(&self) {
-        if self.pieces.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.drop_guard();
-        }
-    }
-
-    fn drop_guard(&self) {
-        let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(guard); // after the lock is released
-    }
-
-    pub(super) fn on_taken(&self, length: usize) {
-        let length = length as u64;
-        let waited = self.waiting.fetch_sub(length, Ordering::Relaxed);
-        let step = self.step.load(Ordering::Relaxed) + length;
-        self.step.store(step, Ordering::Relaxed);
-        if step >= WRITE_STEP && waited > length {
-            self.restart();
-        }
-    }
-
-    fn restart(&self) {
-        let now = self.worker.lifecycle().now_coarse();
-        self.step.store(0, Ordering::Relaxed);
-        self.moved_at.store(now.as_nanos(), Ordering::Relaxed);
-    }
-
     /// Returns since when the client has not taken what waits; `None` if nothing waits.
     fn waits_since(&self) -> Option<MonotonicTime> {
-        let is_waiting = self.waiting.load(Ordering::Relaxed) > 0;
-        is_waiting.then(|| MonotonicTime::from_nanos(self.moved_at.load(Ordering::Relaxed)))
+        (self.has_request && self.waiting > 0).then_some(self.moved_at)
     }
 }
 
-/// The outputs of the streams of one connection.
-#[derive(Default)]
-pub(super) struct Outputs(Slab<Arc<ResponseOutput>>);
-
 impl Outputs {
-    /// Adds the output of a stream. Returns its key.
-    pub(super) fn add(&mut self, output: Arc<ResponseOutput>) -> usize {
-        self.0.insert(output)
+    /// Adds the output of a request, with its first piece, of `length` bytes. Returns its key.
+    pub(super) fn add(&mut self, length: usize, now: MonotonicTime) -> OutputKey {
+        let length = length as u64;
+        let key = self.0.insert(ResponseOutput {
+            produced: length,
+            waiting: length,
+            step: 0,
+            moved_at: now,
+            pieces: 1,
+            has_request: true,
+            guard: None,
+        });
+        OutputKey(key as u32) // a connection has far fewer
     }
 
-    pub(super) fn remove(&mut self, key: usize) {
-        self.0.try_remove(key);
+    /// Takes in another piece.
+    pub(super) fn on_piece(&mut self, key: OutputKey, length: usize, now: MonotonicTime) {
+        let Some(output) = self.0.get_mut(key.index()) else { return };
+        if output.waiting == 0 {
+            (output.step, output.moved_at) = (0, now);
+        }
+        output.pieces += 1;
+        output.produced += length as u64;
+        output.waiting += length as u64;
+    }
+
+    /// Takes in that the kernel has taken bytes of a piece.
+    pub(super) fn on_taken(
+        &mut self,
+        key: OutputKey,
+        length: usize,
+        now: impl FnOnce() -> MonotonicTime,
+    ) {
+        let Some(output) = self.0.get_mut(key.index()) else { return };
+        output.waiting = output.waiting.saturating_sub(length as u64);
+        output.step += length as u64;
+        if output.step >= WRITE_STEP && output.waiting > 0 {
+            (output.step, output.moved_at) = (0, now());
+        }
+    }
+
+    /// Takes in that a piece is dropped. Returns what is to be dropped after the lock is released.
+    pub(super) fn end_piece(&mut self, key: OutputKey) -> Option<KeptGuard> {
+        let output = self.0.get_mut(key.index())?;
+        output.pieces -= 1;
+        let guard = if output.pieces == 0 { output.guard.take() } else { None };
+        self.remove_ended(key);
+        guard
+    }
+
+    /// Keeps the guard of a request, whose body has ended, until the last piece is dropped. Returns it if
+    /// there is no piece.
+    pub(super) fn keep_until_taken<G: Send + 'static>(
+        &mut self,
+        key: OutputKey,
+        guard: G,
+    ) -> Option<G> {
+        match self.0.get_mut(key.index()) {
+            Some(output) if output.pieces > 0 => {
+                output.guard = Some(Box::new(guard));
+                None
+            }
+            _ => Some(guard),
+        }
+    }
+
+    /// Takes in that a request has ended. Returns how many bytes of its response the kernel has taken, and
+    /// how many it has not.
+    pub(super) fn end_request(&mut self, key: OutputKey) -> (u64, u64) {
+        let Some(output) = self.0.get_mut(key.index()) else { return (0, 0) };
+        output.has_request = false;
+        let amounts = (output.produced - output.waiting, output.waiting);
+        self.remove_ended(key);
+        amounts
+    }
+
+    /// Takes in that a request has ended with a piece of its output, as [`end_request`](Self::end_request).
+    pub(super) fn end_request_and_piece(&mut self, key: OutputKey) -> (u64, u64) {
+        if let Some(output) = self.0.get_mut(key.index()) {
+            output.pieces -= 1;
+        }
+        self.end_request(key)
+    }
+
+    fn remove_ended(&mut self, key: OutputKey) {
+        if self.0.get(key.index()).is_some_and(|output| !output.has_request && output.pieces == 0) {
+            self.0.remove(key.index());
+        }
     }
 
     /// Returns how many outputs have stalled: their client has not taken [`WRITE_STEP`] within `limit`.
@@ -133,5 +164,65 @@ impl Outputs {
             }
         }
         (stalled, next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> MonotonicTime {
+        MonotonicTime::from_nanos(seconds * 1_000_000_000)
+    }
+
+    fn take(outputs: &mut Outputs, key: OutputKey, length: usize, seconds: u64) {
+        outputs.on_taken(key, length, || at(seconds));
+    }
+
+    /// How many outputs have stalled at a time, with a limit of ten seconds.
+    fn stalled(outputs: &Outputs, seconds: u64) -> usize {
+        outputs.stalled(at(seconds), Duration::from_secs(10), false).0
+    }
+
+    #[test]
+    fn output_stalls_unless_the_client_takes_enough_in_time() {
+        let mut outputs = Outputs::default();
+        let key = outputs.add(10_000, at(0));
+        assert_eq!((stalled(&outputs, 9), stalled(&outputs, 10)), (0, 1));
+        take(&mut outputs, key, 4095, 8);
+        assert_eq!(stalled(&outputs, 10), 1, "too little");
+        take(&mut outputs, key, 1, 8);
+        assert_eq!((stalled(&outputs, 17), stalled(&outputs, 18)), (0, 1));
+        take(&mut outputs, key, 5904, 9);
+        assert_eq!(stalled(&outputs, 1000), 0, "nothing waits");
+        outputs.on_piece(key, 1, at(1000));
+        assert_eq!((stalled(&outputs, 1009), stalled(&outputs, 1010)), (0, 1));
+        outputs.end_request(key);
+        assert_eq!(stalled(&outputs, 1010), 0, "nobody waits for it");
+    }
+
+    #[test]
+    fn key_lasts_until_the_request_and_the_pieces_have_ended() {
+        let mut outputs = Outputs::default();
+        let reset = outputs.add(5, at(0));
+        take(&mut outputs, reset, 2, 0);
+        assert_eq!(outputs.end_request(reset), (2, 3));
+        let other = outputs.add(7, at(0));
+        assert_ne!(other, reset, "a piece has the key");
+        assert!(outputs.end_piece(reset).is_none());
+        assert_eq!(outputs.add(9, at(0)), reset);
+        assert_eq!(outputs.end_request_and_piece(other), (0, 7));
+        assert_eq!(outputs.add(9, at(0)), other);
+    }
+
+    #[test]
+    fn guard_is_kept_until_the_last_piece_is_dropped() {
+        let mut outputs = Outputs::default();
+        let key = outputs.add(5, at(0));
+        outputs.on_piece(key, 5, at(0));
+        assert!(outputs.keep_until_taken(key, "guard").is_none());
+        assert!(outputs.end_piece(key).is_none());
+        assert!(outputs.end_piece(key).is_some());
+        assert_eq!(outputs.keep_until_taken(key, "guard"), Some("guard"), "there is no piece");
     }
 }

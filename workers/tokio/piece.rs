@@ -1,53 +1,58 @@
 //! A piece of the body of a response, on its way to the kernel.
 
 use std::io::IoSlice;
-use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 
-use super::guard::RequestGuard;
-use super::output::ResponseOutput;
+use super::guard::{FollowedPiece, RequestGuard};
 
 /// A piece of the body of a response. hyper drops it once the kernel has all of it, or when the client
 /// has gone.
-pub(super) struct Piece<D: Buf> {
+pub(super) struct Piece<D> {
     data: PieceData<D>,
-    /// The output of its response, if that matters.
-    output: Option<Arc<ResponseOutput>>,
-    /// Its request, if it is the last piece: it is in progress until the kernel has its response.
-    request: Option<RequestGuard>,
+    owner: Owner,
 }
 
 enum PieceData<D> {
     App(D),
-    Class(Bytes),
+    Class(&'static [u8]),
 }
 
-impl<D: Buf> Piece<D> {
-    /// Makes a piece of the app's body, of which `length` bytes are sent. `request` is the guard of its
-    /// request, if it is the last.
-    pub(super) fn of_app(
-        data: D,
-        length: usize,
-        output: Option<Arc<ResponseOutput>>,
-        request: Option<RequestGuard>,
-    ) -> Self {
-        if let Some(output) = &output {
-            output.on_piece(length);
-        }
-        Self { data: PieceData::App(data), output, request }
+/// What a piece keeps until it is dropped.
+enum Owner {
+    None,
+    /// The output of its response, if that matters.
+    Output(FollowedPiece),
+    /// Its request, if it is the last piece: it is in progress until the kernel has its response.
+    Request(RequestGuard),
+}
+
+impl<D> Piece<D> {
+    /// Makes a piece of the app's body which is no part of the output, such as trailers.
+    pub(super) fn apart(data: D) -> Self {
+        Self { data: PieceData::App(data), owner: Owner::None }
+    }
+
+    /// Makes a piece of the app's body, of which `length` bytes are sent.
+    pub(super) fn new(data: D, length: usize, request: &mut RequestGuard) -> Self {
+        let owner = request.add_piece(length).map_or(Owner::None, Owner::Output);
+        Self { data: PieceData::App(data), owner }
+    }
+
+    /// Makes the last piece of the app's body, of which `length` bytes are sent.
+    pub(super) fn last(data: D, length: usize, request: RequestGuard) -> Self {
+        Self::with_request(PieceData::App(data), length, request)
     }
 
     /// Makes the body of a response of the class itself.
-    pub(super) fn of_class(
-        text: Bytes,
-        output: Option<Arc<ResponseOutput>>,
-        request: Option<RequestGuard>,
-    ) -> Self {
-        if let Some(output) = &output {
-            output.on_piece(text.len());
-        }
-        Self { data: PieceData::Class(text), output, request }
+    pub(super) fn of_class(text: &'static [u8], request: RequestGuard) -> Self {
+        let length = text.len();
+        Self::with_request(PieceData::Class(text), length, request)
+    }
+
+    fn with_request(data: PieceData<D>, length: usize, mut request: RequestGuard) -> Self {
+        request.set_last_piece(length);
+        Self { data, owner: Owner::Request(request) }
     }
 }
 
@@ -78,17 +83,10 @@ impl<D: Buf> Buf for Piece<D> {
             PieceData::App(data) => data.advance(count),
             PieceData::Class(text) => text.advance(count),
         }
-        if let Some(output) = &self.output {
-            output.on_taken(count);
-        }
-    }
-}
-
-impl<D: Buf> Drop for Piece<D> {
-    fn drop(&mut self) {
-        self.request = None;
-        if let Some(output) = &self.output {
-            output.on_piece_end();
+        match &self.owner {
+            Owner::None => (),
+            Owner::Output(output) => output.on_taken(count),
+            Owner::Request(request) => request.on_taken(count),
         }
     }
 }

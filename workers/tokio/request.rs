@@ -4,18 +4,25 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::process;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use ostler::time::MonotonicTime;
 use pin_project_lite::pin_project;
 use slog::{error, warn};
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use super::body::{Body, BodyError, SharedFailure};
+use super::context::RequestContext;
 use super::guard::RequestGuard;
+use super::record::RequestRecord;
 use super::response::{BodyFailure, ResponseBody};
+use super::state::ConnectionState;
+use super::tracking::Label;
 
 pin_project! {
     /// The answer to a request. It never fails: what the app cannot answer, the class does.
@@ -24,37 +31,99 @@ pin_project! {
         call: Call<S>,
         // Taken by the response.
         guard: Option<RequestGuard>,
-        body_failure: Option<SharedFailure>,
+        body_failure: SharedFailure,
         timer: Option<Pin<Box<Sleep>>>,
+    }
+
+    impl<S: Service<Request<Body>>> PinnedDrop for Answer<S> {
+        // hyper drops it unpolled if the client has ended its output. The request counts all the same.
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let (Some(guard), CallProjection::Waiting { waiting }) = (this.guard, this.call.project()) {
+                let _ = waiting.begin(guard);
+            }
+        }
     }
 }
 
 pin_project! {
     #[project = CallProjection]
     enum Call<S: Service<Request<Body>>> {
-        Refused { status: StatusCode },
-        Waiting { service: S, request: Option<Request<Body>> },
+        Waiting { waiting: Waiting<S> },
         Running { #[pin] answer: S::Future },
     }
 }
 
+/// A request that waits until the app is ready for it.
+struct Waiting<S> {
+    service: S,
+    /// `None` once the app has it.
+    request: Option<Request<Incoming>>,
+    has_body: bool,
+    began_at: MonotonicTime,
+}
+
 impl<S: Service<Request<Body>>> Answer<S> {
+    #[inline]
     pub(super) fn new(
         service: S,
-        request: Request<Body>,
-        guard: RequestGuard,
-        limit: Duration,
+        request: Request<Incoming>,
+        state: &Arc<ConnectionState>,
     ) -> Self {
-        let body_failure = Some(request.body().failure());
-        let timer = (!limit.is_zero()).then(|| Box::pin(sleep(limit)));
-        let call = Call::Waiting { service, request: Some(request) };
-        Self { call, guard: Some(guard), body_failure, timer }
+        let (guard, has_body, began_at) = receive(state, request.body());
+        let waiting = Waiting { service, request: Some(request), has_body, began_at };
+        let call = Call::Waiting { waiting };
+        Self { call, guard: Some(guard), body_failure: SharedFailure::default(), timer: None }
+    }
+}
+
+/// Takes in a request. A function of its own, so that hyper's call of the service is inlined: the answer is
+/// then built where it stays.
+#[inline(never)]
+fn receive(state: &Arc<ConnectionState>, body: &Incoming) -> (RequestGuard, bool, MonotonicTime) {
+    let guard = RequestGuard::begin(Arc::clone(state));
+    (guard, !body.is_end_stream(), state.worker().lifecycle().now())
+}
+
+impl<S> Waiting<S> {
+    /// Begins the request, unless it has begun: its unit of work, its context, and its record.
+    ///
+    /// # Errors
+    /// The status with which the class refuses it.
+    fn begin(&mut self, guard: &mut RequestGuard) -> Result<(), StatusCode> {
+        let Some(request) = self.request.as_mut().filter(|_| !guard.has_begun()) else {
+            return Ok(());
+        };
+        let worker = guard.worker();
+        let label = Label::new(&[request.method().as_str(), request.uri().path()]);
+        guard.begin_unit(label, self.began_at);
+        let context = RequestContext::new(guard.connection().info(), worker, request.headers());
+        if worker.lifecycle().logs_units() {
+            guard.set_record(RequestRecord::new(request, context.clone()), self.began_at);
+        }
+        if !has_valid_host(request) {
+            return Err(StatusCode::BAD_REQUEST);
+        }
+        if request.body().size_hint().lower() > worker.info().limits.max_body_bytes as u64 {
+            return Err(StatusCode::PAYLOAD_TOO_LARGE);
+        }
+        request.extensions_mut().insert(context); // each extension costs an allocation
+        Ok(())
     }
 
-    pub(super) fn refused(status: StatusCode, guard: RequestGuard) -> Self {
-        let call = Call::Refused { status };
-        Self { call, guard: Some(guard), body_failure: None, timer: None }
+    /// Returns whether the request has a body that the app does not get, unless it is called yet.
+    fn keeps_body(&self) -> bool {
+        self.has_body && self.request.is_some()
     }
+}
+
+/// Returns whether a request has the field `Host` that HTTP/1.1 demands, once. HTTP/2 has another.
+fn has_valid_host<B>(request: &Request<B>) -> bool {
+    if request.version() != Version::HTTP_11 {
+        return true;
+    }
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    hosts.next().is_some() && hosts.next().is_none()
 }
 
 impl<S, B> Future for Answer<S>
@@ -65,37 +134,20 @@ where
 {
     type Output = Result<Response<ResponseBody<B>>, Infallible>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = ready!(self.as_mut().poll_outcome(cx));
         let this = self.project();
-        let Some(guard) = this.guard.as_ref() else { return Poll::Pending };
-        let mut call = this.call;
-        let outcome = match guard.run(|| poll_call(call.as_mut(), cx)) {
-            Ok(Poll::Pending) => match this.timer.as_mut() {
-                None => return Poll::Pending,
-                Some(timer) => {
-                    ready!(timer.as_mut().poll(cx));
-                    let worker = guard.worker();
-                    warn!(worker.log(), "request timed out"; "pid" => process::id(),
-                        "slot" => worker.info().slot, "label" => guard.label_text());
-                    Err(StatusCode::GATEWAY_TIMEOUT)
-                }
-            },
-            Ok(Poll::Ready(Ok(answer))) => answer.map_err(|failure| {
-                let worker = guard.worker();
-                error!(worker.log(), "service failed"; "pid" => process::id(),
-                    "slot" => worker.info().slot, "label" => guard.label_text(),
-                    "error" => failure.to_string());
-                StatusCode::INTERNAL_SERVER_ERROR
-            }),
-            Ok(Poll::Ready(Err(status))) => Err(status),
-            Err(_) => Err(StatusCode::INTERNAL_SERVER_ERROR), // the panic hook has logged it
-        };
-        let outcome = match this.body_failure.as_ref().and_then(SharedFailure::get) {
+        let Some(guard) = this.guard.take() else { return Poll::Pending };
+        if let CallProjection::Waiting { waiting } = this.call.project()
+            && waiting.keeps_body()
+        {
+            guard.connection().set_unread_body();
+        }
+        let outcome = match this.body_failure.get() {
             Some(BodyError::TooLarge) => Err(StatusCode::PAYLOAD_TOO_LARGE),
             Some(BodyError::TooSlow) => Err(StatusCode::REQUEST_TIMEOUT),
             Some(BodyError::Broken(_)) | None => outcome,
         };
-        let Some(guard) = this.guard.take() else { return Poll::Pending };
         Poll::Ready(Ok(match outcome {
             Err(status) => ResponseBody::of_class(status, guard),
             Ok(mut response) => {
@@ -111,27 +163,76 @@ where
     }
 }
 
-/// What the app answers, or the status with which the class refuses the request.
-type Called<T> = Result<Result<T, BodyFailure>, StatusCode>;
+impl<S> Answer<S>
+where
+    S: Service<Request<Body>>,
+    S::Error: Into<BodyFailure>,
+{
+    /// Returns what the app answers, or the status that the class answers instead.
+    fn poll_outcome(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Response, StatusCode>> {
+        let this = self.project();
+        let Some(guard) = this.guard else { return Poll::Pending };
+        let mut call = this.call;
+        if let CallProjection::Waiting { waiting } = call.as_mut().project()
+            && !guard.has_begun()
+        {
+            waiting.begin(guard)?;
+            let limit = guard.worker().settings().request_timeout;
+            if !limit.is_zero() {
+                let waited = guard.worker().lifecycle().now().duration_since(waiting.began_at);
+                *this.timer = Some(Box::pin(sleep(limit.saturating_sub(waited))));
+            }
+        }
+        let (worker, connection) = (guard.worker(), guard.connection());
+        match guard.run(|| poll_call(call, connection, this.body_failure, cx)) {
+            Ok(Poll::Ready(answer)) => Poll::Ready(answer.map_err(|failure| {
+                error!(worker.log(), "service failed"; "pid" => process::id(),
+                    "slot" => worker.info().slot, "label" => guard.label_text(),
+                    "error" => failure.to_string());
+                StatusCode::INTERNAL_SERVER_ERROR
+            })),
+            Ok(Poll::Pending) => {
+                let Some(timer) = this.timer else { return Poll::Pending };
+                ready!(timer.as_mut().poll(cx));
+                warn!(worker.log(), "request timed out"; "pid" => process::id(),
+                    "slot" => worker.info().slot, "label" => guard.label_text());
+                Poll::Ready(Err(StatusCode::GATEWAY_TIMEOUT))
+            }
+            // The panic hook has logged it.
+            Err(_) => Poll::Ready(Err(StatusCode::INTERNAL_SERVER_ERROR)),
+        }
+    }
+}
 
-fn poll_call<S>(mut call: Pin<&mut Call<S>>, cx: &mut Context<'_>) -> Poll<Called<S::Response>>
+/// Calls the app once it is ready, and polls its answer.
+fn poll_call<S>(
+    mut call: Pin<&mut Call<S>>,
+    connection: &Arc<ConnectionState>,
+    body_failure: &mut SharedFailure,
+    cx: &mut Context<'_>,
+) -> Poll<Result<S::Response, BodyFailure>>
 where
     S: Service<Request<Body>>,
     S::Error: Into<BodyFailure>,
 {
     loop {
         match call.as_mut().project() {
-            CallProjection::Refused { status } => return Poll::Ready(Err(*status)),
-            CallProjection::Waiting { service, request } => {
-                if let Err(failure) = ready!(service.poll_ready(cx)) {
-                    return Poll::Ready(Ok(Err(failure.into())));
+            CallProjection::Waiting { waiting } => {
+                if let Err(failure) = ready!(waiting.service.poll_ready(cx)) {
+                    return Poll::Ready(Err(failure.into()));
                 }
-                let Some(request) = request.take() else { return Poll::Pending };
-                let answer = service.call(request);
+                let Some(request) = waiting.request.take() else { return Poll::Pending };
+                let body_of = waiting.has_body.then_some(connection);
+                let request = request.map(|incoming| Body::new(incoming, body_of));
+                *body_failure = request.body().failure();
+                let answer = waiting.service.call(request);
                 call.set(Call::Running { answer });
             }
             CallProjection::Running { answer } => {
-                return answer.poll(cx).map(|answer| Ok(answer.map_err(Into::into)));
+                return answer.poll(cx).map_err(Into::into);
             }
         }
     }

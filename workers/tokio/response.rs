@@ -2,17 +2,15 @@
 
 use std::error::Error;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use ostler::app::UnitEnd;
 use pin_project_lite::pin_project;
 
 use super::guard::RequestGuard;
-use super::output::ResponseOutput;
 use super::piece::Piece;
 
 /// Why a response is incomplete.
@@ -24,11 +22,9 @@ pin_project! {
         // `None` for a response of the class itself.
         #[pin]
         body: Option<B>,
-        text: Option<Bytes>,
+        text: Option<&'static [u8]>,
         // Moves into the last piece.
         guard: Option<RequestGuard>,
-        // From the first piece on, if it matters.
-        output: Option<Arc<ResponseOutput>>,
         // How many bytes hyper still sends, if it knows: over HTTP/1.1 it does not ask for more.
         bytes_left: Option<u64>,
     }
@@ -43,13 +39,12 @@ impl<B> ResponseBody<B> {
         guard.on_response(&response);
         let is_empty = response.body().is_end_stream() || bytes_left == Some(0);
         let guard = guard.unless_empty(response.status(), is_empty);
-        response.map(|body| Self { body: Some(body), text: None, guard, output: None, bytes_left })
+        response.map(|body| Self { body: Some(body), text: None, guard, bytes_left })
     }
 
     /// Makes a response of the class itself, after which the connection is closed.
     pub(super) fn of_class(status: StatusCode, mut guard: RequestGuard) -> Response<Self> {
-        let reason = status.canonical_reason().unwrap_or("Error");
-        let text = Bytes::from(format!("{reason}\n"));
+        let text = text_of(status).as_bytes();
         let is_http2 = guard.is_http2();
         let mut response = Response::new(());
         *response.status_mut() = status;
@@ -61,13 +56,18 @@ impl<B> ResponseBody<B> {
         }
         guard.on_response(&response);
         let guard = guard.unless_empty(status, false);
-        response.map(|()| Self {
-            body: None,
-            text: Some(text),
-            guard,
-            output: None,
-            bytes_left: None,
-        })
+        response.map(|()| Self { body: None, text: Some(text), guard, bytes_left: None })
+    }
+}
+
+/// Returns the body of a response of the class itself.
+fn text_of(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::BAD_REQUEST => "Bad Request\n",
+        StatusCode::REQUEST_TIMEOUT => "Request Timeout\n",
+        StatusCode::PAYLOAD_TOO_LARGE => "Payload Too Large\n",
+        StatusCode::GATEWAY_TIMEOUT => "Gateway Timeout\n",
+        _ => "Internal Server Error\n",
     }
 }
 
@@ -97,40 +97,27 @@ where
         let Some(mut body) = this.body.as_pin_mut() else {
             let Some(mut guard) = this.guard.take() else { return Poll::Ready(None) };
             guard.on_body_end(UnitEnd::Complete);
-            let output = guard.add_output();
-            let piece = this.text.take().map(|text| Piece::of_class(text, output, Some(guard)));
-            return Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))));
+            let text = this.text.take();
+            return Poll::Ready(text.map(|text| Ok(Frame::data(Piece::of_class(text, guard)))));
         };
         let Some(guard) = this.guard else {
-            // After the last piece.
+            // After the last piece: what comes is not followed.
             let polled = ready!(body.as_mut().poll_frame(cx));
             return Poll::Ready(polled.map(|frame| match frame {
-                Ok(frame) => Ok(frame.map_data(|data| {
-                    let length = data.remaining();
-                    Piece::of_app(data, length, this.output.clone(), None)
-                })),
+                Ok(frame) => Ok(frame.map_data(Piece::apart)),
                 Err(failure) => Err(failure.into()),
             }));
         };
-        if this.output.is_none() {
-            *this.output = guard.add_output();
-        }
-        let output = this.output.clone();
         let frame = match guard.run(|| body.as_mut().poll_frame(cx)) {
             Ok(polled) => ready!(polled).map(|frame| frame.map_err(Into::into)),
             Err(_) => Some(Err("the body panicked".into())),
         };
         match frame {
-            Some(Ok(frame)) if frame.is_trailers() => {
-                // The last frame: hyper does not ask again.
-                end_request(this.guard.take(), UnitEnd::Complete, output);
-                Poll::Ready(Some(Ok(frame.map_data(|data| Piece::of_app(data, 0, None, None)))))
-            }
             Some(Ok(frame)) => {
                 let Some(length) = frame.data_ref().map(Buf::remaining) else {
-                    return Poll::Ready(Some(Ok(
-                        frame.map_data(|data| Piece::of_app(data, 0, None, None))
-                    )));
+                    // Trailers are the last frame: hyper does not ask again.
+                    end_request(this.guard.take(), UnitEnd::Complete);
+                    return Poll::Ready(Some(Ok(frame.map_data(Piece::apart))));
                 };
                 let length = match this.bytes_left {
                     None => length,
@@ -141,23 +128,27 @@ where
                     }
                 };
                 let is_last = body.is_end_stream() || *this.bytes_left == Some(0);
-                let mut request = if is_last { this.guard.take() } else { None };
+                let mut request = this.guard.take_if(|_| is_last);
                 if length == 0 {
                     // hyper drops an empty piece at once.
-                    end_request(request.take(), end_of(*this.bytes_left), output.clone());
-                } else if let Some(request) = &mut request {
+                    end_request(request, end_of(*this.bytes_left));
+                    return Poll::Ready(Some(Ok(frame.map_data(Piece::apart))));
+                }
+                if let Some(request) = &mut request {
                     request.on_body_end(end_of(*this.bytes_left));
                 }
-                Poll::Ready(Some(Ok(
-                    frame.map_data(|data| Piece::of_app(data, length, output, request))
-                )))
+                Poll::Ready(Some(Ok(frame.map_data(|data| match (request, this.guard) {
+                    (Some(request), _) => Piece::last(data, length, request),
+                    (None, Some(request)) => Piece::new(data, length, request),
+                    (None, None) => Piece::apart(data),
+                }))))
             }
             Some(Err(failure)) => {
                 guard.on_body_end(UnitEnd::Failed);
                 Poll::Ready(Some(Err(failure)))
             }
             None => {
-                end_request(this.guard.take(), end_of(*this.bytes_left), output);
+                end_request(this.guard.take(), end_of(*this.bytes_left));
                 Poll::Ready(None)
             }
         }
@@ -173,7 +164,7 @@ where
     fn size_hint(&self) -> SizeHint {
         match (&self.body, &self.text) {
             (Some(body), _) => body.size_hint(),
-            (None, text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
+            (None, text) => SizeHint::with_exact(text.map_or(0, <[u8]>::len) as u64),
         }
     }
 }
@@ -187,11 +178,8 @@ fn end_of(bytes_left: Option<u64>) -> UnitEnd {
 }
 
 /// Ends a request whose body has ended, once the kernel has taken all of its output.
-fn end_request(guard: Option<RequestGuard>, end: UnitEnd, output: Option<Arc<ResponseOutput>>) {
+fn end_request(guard: Option<RequestGuard>, end: UnitEnd) {
     let Some(mut guard) = guard else { return };
     guard.on_body_end(end);
-    match output {
-        Some(output) if output.has_pieces() => output.keep_until_taken(guard),
-        _ => guard.end_at_flush(),
-    }
+    guard.end_when_taken();
 }

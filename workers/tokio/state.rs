@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use ostler::app::ClientInfo;
 use ostler::time::MonotonicTime;
+use ostler::worker::Lifecycle;
 use tokio::net::TcpStream;
 
 use super::deadline::Phase;
@@ -22,6 +24,7 @@ pub(super) struct ClosedStream {
 /// What stays of the state of a connection while it has no protocol.
 pub(super) struct IdleState {
     client: ClientGuard,
+    info: ClientInfo,
     has_unread_body: bool,
     requests: u32,
     sent_bytes: u64,
@@ -50,6 +53,7 @@ impl IdleState {
 // Fields: each is an atomic or has a lock of its own, since its stream, requests and task share it.
 pub(super) struct ConnectionState {
     client: ClientGuard,
+    info: ClientInfo,
     is_http2: AtomicBool,
     /// Whether bytes were received since the last request.
     has_input: AtomicBool,
@@ -57,7 +61,7 @@ pub(super) struct ConnectionState {
     is_half_closed: AtomicBool,
     /// Whether the body of a request was not read to its end.
     has_unread_body: AtomicBool,
-    /// The number of the last request if it has a body whose end the app has not read, or 0.
+    /// Over HTTP/1.1: the number of the last request if it has a body whose end the app has not read, or 0.
     open_body: AtomicU32,
     /// Whether the client sends too many control frames.
     is_flooding: AtomicBool,
@@ -69,7 +73,7 @@ pub(super) struct ConnectionState {
     is_write_blocked: AtomicBool,
     /// When the last response was complete, in nanoseconds.
     idle_since: AtomicU64,
-    /// What waits for room in its stream, over HTTP/2.
+    /// What clients have not taken, over HTTP/2 or for the access log.
     outputs: Mutex<Outputs>,
     /// The records of requests whose response may wait in the buffer of the protocol.
     late_records: LateRecords,
@@ -78,9 +82,10 @@ pub(super) struct ConnectionState {
 }
 
 impl ConnectionState {
-    pub(super) fn new(client: ClientGuard) -> Self {
+    pub(super) fn new(client: ClientGuard, info: ClientInfo) -> Self {
         Self {
             client,
+            info,
             is_http2: AtomicBool::new(false),
             has_input: AtomicBool::new(false),
             is_half_closed: AtomicBool::new(false),
@@ -106,6 +111,7 @@ impl ConnectionState {
             sent_bytes: self.sent_bytes.into_inner(),
             idle_since: MonotonicTime::from_nanos(self.idle_since.into_inner()),
             client: self.client,
+            info: self.info,
         }
     }
 
@@ -116,12 +122,16 @@ impl ConnectionState {
             requests: AtomicU32::new(idle.requests),
             sent_bytes: AtomicU64::new(idle.sent_bytes),
             idle_since: AtomicU64::new(idle.idle_since.as_nanos()),
-            ..Self::new(idle.client)
+            ..Self::new(idle.client, idle.info)
         }
     }
 
     pub(super) fn worker(&self) -> Worker {
         self.client.worker()
+    }
+
+    pub(super) fn info(&self) -> ClientInfo {
+        self.info
     }
 
     /// Returns what the connection waits for.
@@ -165,10 +175,11 @@ impl ConnectionState {
         self.has_unread_body.store(true, Ordering::Relaxed);
     }
 
-    /// Takes in whether the request that has just begun has a body. Returns the body's number.
-    pub(super) fn begin_body(&self, has_body: bool) -> u32 {
+    /// Takes in that the request that has begun last has a body. Returns the body's number, which matters
+    /// over HTTP/1.1 only.
+    pub(super) fn begin_body(&self) -> u32 {
         let number = self.requests.load(Ordering::Relaxed).max(1); // it may have wrapped
-        self.open_body.store(if has_body { number } else { 0 }, Ordering::Release);
+        self.open_body.store(number, Ordering::Release);
         number
     }
 
@@ -213,15 +224,28 @@ impl ConnectionState {
 
     pub(super) fn on_request(&self) {
         self.has_input.store(false, Ordering::Relaxed);
+        self.open_body.store(0, Ordering::Release);
         let requests = self.requests.load(Ordering::Relaxed).wrapping_add(1);
         self.requests.store(requests, Ordering::Relaxed); // the task of the connection alone calls this
         self.in_flight.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub(super) fn on_response_end(&self, now: MonotonicTime) {
+    pub(super) fn on_response_end(&self) {
         self.has_input.store(false, Ordering::Relaxed); // what there was belongs to the request
-        self.idle_since.store(now.as_nanos(), Ordering::Relaxed);
-        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        let mut count = self.in_flight.load(Ordering::Relaxed);
+        loop {
+            if count == 1 {
+                // Before others see that the connection is idle.
+                let now =
+                    self.worker().lifecycle().now_coarse().saturating_add(Lifecycle::COARSE_LAG);
+                self.idle_since.store(now.as_nanos(), Ordering::Relaxed);
+            }
+            let (old, new) = (Ordering::AcqRel, Ordering::Relaxed);
+            match self.in_flight.compare_exchange_weak(count, count.wrapping_sub(1), old, new) {
+                Ok(_) => return,
+                Err(changed) => count = changed,
+            }
+        }
     }
 
     /// Returns how many requests have no complete response.

@@ -36,7 +36,7 @@ where
             None => Label::new(&["client"]),
         };
         let unit = UnitGuard::new(label, guard.worker());
-        let state = Arc::new(ConnectionState::new(guard));
+        let state = Arc::new(ConnectionState::new(guard, info));
         let stream = ClientStream::new(stream, Arc::clone(&state));
         // A panic costs this client its connection.
         let Ok(answer) = unit.run(|| (self.handler)(stream, info)) else { return };

@@ -196,21 +196,15 @@ impl UnitGuard {
         Self { label, worker, began_at, is_request: false, was_near_miss }
     }
 
-    /// Begins a request. A hung worker waits for those of other threads before it is aborted.
-    pub(super) fn of_request(label: Label, worker: Worker) -> Self {
+    /// Begins the unit of a request, which began at `began_at`. A hung worker waits for those of other
+    /// threads before it is aborted.
+    pub(super) fn of_request(label: Label, worker: Worker, began_at: MonotonicTime) -> Self {
         with_thread(worker, |thread| {
             if let Some(requests) = &thread.requests {
                 requests.on_begin();
             }
         });
-        let mut request = Self::new(label, worker);
-        request.is_request = true;
-        request
-    }
-
-    /// Returns when the unit began.
-    pub(super) fn began_at(&self) -> MonotonicTime {
-        self.began_at
+        Self { label, worker, began_at, is_request: true, was_near_miss: Cell::new(false) }
     }
 
     /// Returns the label as text.

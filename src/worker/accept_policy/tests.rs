@@ -116,7 +116,7 @@ impl World {
 
     /// One turn of a loop that keeps all clients. Returns whether the drain is over.
     fn turn(&mut self) -> bool {
-        let share = self.share;
+        let share = ClientShare { clients: self.share, is_whole: false };
         self.turn.client_count = self.clients;
         self.policy.begin_turn(self.turn, facts(&self.listeners), |_| share);
         for (index, listener) in self.listeners.iter_mut().enumerate() {
