@@ -167,7 +167,9 @@ impl<'a> Arbiter<'a> {
             self.transitions.reject_new_connections(now);
             self.check_health(now);
             self.enforce_limits(now);
-            self.reconcile(now);
+            if self.reconcile(now) {
+                self.reconcile(now);
+            }
             self.update_reuseport();
             self.report_ready();
             self.transitions.report_upgrade_complete();
@@ -283,9 +285,9 @@ impl<'a> Arbiter<'a> {
         self.transitions.state.enforce_limits(is_sole_master, now);
     }
 
-    /// Starts and drains workers. A reload commits or rolls back in all pools before any worker
-    /// drains for it.
-    fn reconcile(&mut self, now: MonotonicTime) {
+    /// Starts and drains workers. A reload commits or rolls back in all pools before any worker drains for
+    /// it. Returns whether one has: its roll-back may have scaled a pool, so there may be more to do.
+    fn reconcile(&mut self, now: MonotonicTime) -> bool {
         let transaction = self.transitions.reload.transaction();
         let participants = self.transitions.state.pools.iter_mut().map(|pool| {
             let is_removing = transaction.is_some_and(|it| it.removes(pool.name()));
@@ -303,9 +305,7 @@ impl<'a> Arbiter<'a> {
             self.flush_statsd(now);
             self.transitions.state.pools.drop_retired();
         }
-        if result.is_some() {
-            self.reconcile(now); // a roll-back may have scaled a pool
-        }
+        result.is_some()
     }
 
     fn update_reuseport(&mut self) {

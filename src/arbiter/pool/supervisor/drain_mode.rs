@@ -40,8 +40,8 @@ impl Supervisor {
         })
     }
 
-    /// Ends the drain mode of the newest ready worker of a slot. Returns the worker, and whether it was in
-    /// drain mode.
+    /// Ends the drain mode of the newest worker of a slot that is in it. Returns the worker, or else the
+    /// newest ready one, and whether it was in drain mode.
     ///
     /// # Errors
     /// There is none.
@@ -49,7 +49,11 @@ impl Supervisor {
         &mut self,
         slot: usize,
     ) -> Result<(WorkerId, bool), DrainModeError> {
-        let id = self.newest_ready(slot).ok_or(DrainModeError::NotReady)?;
+        let workers = self.slots.get(slot).map_or(&[][..], |slot| &slot.workers);
+        // After a roll-back, a newer worker may serve beside it for a while.
+        let in_drain_mode = workers.iter().filter(|worker| worker.is_in_drain_mode());
+        let id = in_drain_mode.map(|worker| worker.id).max().or_else(|| self.newest_ready(slot));
+        let id = id.ok_or(DrainModeError::NotReady)?;
         let was_on = self.drain_progress(id) != DrainProgress::Off;
         self.set_drain_progress(id, DrainProgress::Off);
         Ok((id, was_on))
@@ -88,8 +92,8 @@ impl Supervisor {
     }
 
     /// Returns the bounds between which the target can be changed now, in a pool whose settings permit
-    /// `range`. They are within the range: slots beyond it in drain mode are of a generation that a reload
-    /// or a roll-back replaces.
+    /// `range`. They are within the range: no worker of the committed generation has a slot beyond its own
+    /// range, and one of another generation is replaced anyway.
     pub(crate) fn target_bounds(&self, range: RangeInclusive<usize>) -> RangeInclusive<usize> {
         let lowest = slot::least_target(&self.slots, self.desired);
         lowest.clamp(*range.start(), *range.end())..=*range.end()

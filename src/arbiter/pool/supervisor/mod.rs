@@ -205,7 +205,8 @@ impl Supervisor {
     pub(crate) fn recycle(&mut self, slot: Option<usize>) -> Vec<(WorkerId, usize)> {
         let slots = 0..self.desired.target;
         let chosen = slots.filter(|index| slot.is_none_or(|slot| slot == *index));
-        let ready = chosen.filter_map(|index| Some((self.newest_ready(index)?, index)));
+        let kept = |index: usize| self.slots[index].kept_worker(self.desired.generation);
+        let ready = chosen.filter_map(|index| Some((kept(index)?.id, index)));
         let ready: Vec<_> = ready.collect();
         for (id, _) in &ready {
             if let Some(worker) = self.worker(*id) {

@@ -280,6 +280,19 @@ fn roll_back_keeps_the_only_serving_worker_beside_one_in_drain_mode() {
 }
 
 #[test]
+fn drain_mode_ends_also_beside_a_newer_worker_that_serves() {
+    let mut pool = reloading_beside_drained(2);
+    pool.exits(2, ExitClass::KilledExternally);
+    pool.supervisor.suspend();
+    pool.supervisor.resume();
+    assert_eq!(pool.step_to_roll_back(), [spawn(4, 1)]);
+    assert_eq!(pool.supervisor.recycle(Some(0)), [(WorkerId(1), 0)], "it is kept");
+    assert_eq!(pool.supervisor.end_drain_mode(0), Ok((WorkerId(1), true)));
+    assert_eq!(pool.step(), [drain(3, ExitReason::Reload), spawn(5, 0)]);
+    assert_eq!(pool.supervisor.end_drain_mode(0), Ok((WorkerId(1), false)));
+}
+
+#[test]
 fn stop_drains_a_worker_in_drain_mode() {
     let mut pool = drained(POLICY, 2);
     pool.supervisor.stop(ShutdownMode::Graceful);

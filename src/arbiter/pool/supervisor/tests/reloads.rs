@@ -712,3 +712,36 @@ fn in_place_reload_of_4000_workers_replaces_all() {
     assert!(rounds <= WORKERS / MISSING + 3, "{rounds} rounds");
     assert_eq!(generations(&pool), [2; WORKERS]);
 }
+
+#[test]
+fn worker_of_a_failed_generation_serves_until_the_next_reload_commits() {
+    let (mut pool, _) = reloading(POLICY, 3, 3);
+    pool.become_ready(4);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(5, 1)]);
+    pool.exits(1, ExitClass::Requested);
+    pool.exits(5, ExitClass::Crashed);
+    assert_eq!(pool.step_to_roll_back(), [spawn(6, 0)]);
+    pool.exits(2, ExitClass::KilledExternally);
+    pool.exits(3, ExitClass::KilledExternally);
+    assert_eq!(pool.step(), [spawn(7, 1), spawn(8, 2)]);
+    // The committed generation does not boot any more.
+    for id in 6..=8 {
+        pool.exits(id, ExitClass::Crashed);
+    }
+    assert_eq!(pool.serving_ids(), [4]);
+    let generation = pool.supervisor.reload(POLICY, 3);
+    for _ in 0..8 {
+        let (actions, end) = pool.turn();
+        let is_drained = actions.contains(&drain(4, ExitReason::Reload));
+        assert_eq!(is_drained, end == Some(ReloadEnd::Commit), "{actions:?}");
+        if is_drained {
+            return;
+        }
+        // The lowest slot first, which has the old worker.
+        let boots = |it: &&Worker| it.generation == generation && it.state != State::Ready;
+        let mut workers = pool.supervisor.slots.iter().flat_map(|slot| &slot.workers);
+        let booting = workers.find(boots).map(|it| it.id.0);
+        booting.into_iter().for_each(|id| pool.become_ready(id));
+    }
+    panic!("the reload does not commit");
+}

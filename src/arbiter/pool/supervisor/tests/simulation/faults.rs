@@ -172,11 +172,9 @@ impl Simulation {
             .filter(|(_, it)| it.is_held())
             .map(|(id, it)| (*id, it.slot))
             .collect();
-        for (id, slot) in held {
-            // An older worker of the slot is about to be replaced.
-            if self.supervisor.end_drain_mode(slot) == Ok((id, true)) {
-                self.processes.get_mut(&id).expect("it is ready").is_in_drain_mode = false;
-            }
+        for (id, slot) in held.into_iter().rev() {
+            assert_eq!(self.supervisor.end_drain_mode(slot), Ok((id, true)));
+            self.processes.get_mut(&id).expect("it is ready").is_in_drain_mode = false;
         }
     }
 
