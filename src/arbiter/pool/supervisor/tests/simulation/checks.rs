@@ -260,8 +260,13 @@ impl Simulation {
         let surplus: Vec<_> = active().filter(|p| target <= p.slot).collect();
         assert!(surplus.len() <= 1, "{surplus:?}");
         let Some(kept) = surplus.first() else { return };
-        let is_committed = |p: &Process| p.generation == self.committed_generation();
-        let is_equal = |p: &Process| p.serves() && is_committed(p) >= is_committed(kept);
+        // A worker of the reload in progress yields to every other, also to one of an earlier failed one.
+        let claim = |p: &Process| match p.generation {
+            generation if generation == self.committed_generation() => 2,
+            generation if generation == self.supervisor.generation() => 0,
+            _ => 1,
+        };
+        let is_equal = |p: &Process| p.serves() && claim(p) >= claim(kept);
         let other = active().find(|p| p.slot < target && is_equal(p));
         assert!(kept.serves() && other.is_none(), "{kept:?}, {other:?}");
     }
