@@ -1,6 +1,7 @@
 //! HTTP/2 under the class `tokio`: drains, limits, floods and stalled streams.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -90,6 +91,79 @@ fn get_head(path: &str) -> Vec<u8> {
     head.extend(path.as_bytes());
     head.extend([0x01, 1, b'x']);
     head
+}
+
+/// Sends requests in one piece. The first one's stream is 1, the next one's 3.
+fn send_together(client: &mut Http2, paths: &[&str]) {
+    let frames = paths.iter().zip((1..).step_by(2));
+    let frames = frames
+        .map(|(path, stream)| frame(HEADERS, END_STREAM | END_HEADERS, stream, &get_head(path)));
+    client.0.try_send(frames.flatten().collect::<Vec<_>>()).unwrap();
+}
+
+/// Returns the body of each response, in the order of the streams, once there are `count` whole ones.
+fn bodies(client: &mut Http2, count: usize) -> Vec<(u32, String)> {
+    let (mut bodies, mut ended) = (BTreeMap::<u32, String>::new(), 0);
+    while ended < count {
+        let frame = client.next().expect("the next response");
+        assert!(![GOAWAY, RST_STREAM].contains(&frame.kind), "{frame:?}");
+        if frame.kind == DATA {
+            bodies
+                .entry(frame.stream)
+                .or_default()
+                .push_str(&String::from_utf8_lossy(&frame.payload));
+        }
+        let is_response = [HEADERS, DATA].contains(&frame.kind);
+        ended += usize::from(is_response && frame.flags & END_STREAM != 0);
+    }
+    bodies.into_iter().collect()
+}
+
+#[test]
+fn http2_requests_that_arrive_together_are_all_answered() {
+    for threads in ["1", "2"] {
+        // The app has some answers at once, and awaits others: each kind among the first and the last.
+        let Some(server) = start(&["--threads", threads]) else { return };
+        let mut client = Http2::connect(&server);
+        let paths = ["/", "/sleep?ms=200", "/panic", "/text?n=3"].repeat(40);
+        send_together(&mut client, &paths);
+        let bodies = bodies(&mut client, paths.len());
+        let texts = ["Hello, world!\n", "slept 200 ms\n", "Internal Server Error\n", "xxx"];
+        let texts = texts.iter().cycle().map(|text| text.to_string());
+        let expected = (1..).step_by(2).zip(texts).take(paths.len());
+        assert_eq!(bodies, expected.collect::<Vec<_>>(), "{threads} threads");
+        server.finish();
+    }
+}
+
+#[test]
+fn http2_request_that_hangs_holds_up_none_that_arrived_with_it() {
+    for (count, hanging) in [(2, 0), (2, 1), (4, 1), (4, 3), (20, 9), (20, 19), (100, 49)] {
+        let flags = ["--threads", "2", "--timeout", "60s", "--graceful-timeout", "0s"];
+        let Some(server) = start(&flags) else { return };
+        let mut client = Http2::connect(&server);
+        let mut paths = vec!["/text?n=3"; count];
+        paths[hanging] = "/hang";
+        send_together(&mut client, &paths);
+        let others = bodies(&mut client, count - 1);
+        assert_eq!(others.len(), count - 1);
+        assert!(others.iter().all(|(_, body)| body == "xxx"), "{hanging}: {others:?}");
+        server.finish();
+    }
+}
+
+#[test]
+fn http2_requests_that_arrive_together_block_in_place_at_once() {
+    let Some(server) = start(&["--threads", "2"]) else { return };
+    for others in [0, 4, 20] {
+        let mut client = Http2::connect(&server);
+        let mut paths = vec!["/"; others];
+        paths.extend(["/meet"; 4]);
+        send_together(&mut client, &paths);
+        let bodies = bodies(&mut client, paths.len());
+        assert!(bodies[others..].iter().all(|(_, body)| body == "met\n"), "{bodies:?}");
+    }
+    server.finish();
 }
 
 #[test]

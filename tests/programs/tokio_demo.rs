@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use std::{env, hint, process, thread};
@@ -113,6 +113,7 @@ fn router(worker: Worker) -> Router {
                 tokio::task::block_in_place(|| thread::sleep(Duration::from_millis(ms)));
             }),
         )
+        .route("/meet", get(async || tokio::task::block_in_place(meet)))
         .route("/sized", get(sized))
         .route("/head_only", get(async |Query(Count { n }): Query<Count>| head_only(n)))
         .route(
@@ -219,6 +220,13 @@ async fn upgrade(mut request: Request) -> Response {
     });
     let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, "x")];
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+/// Blocks its thread until three other requests do so, too.
+fn meet() -> &'static str {
+    static MEETING: Barrier = Barrier::new(4);
+    MEETING.wait();
+    "met\n"
 }
 
 async fn spin() -> StatusCode {

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use ostler::settings::Settings;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use super::batch::{InBatches, RequestExecutor};
 use super::body::Body;
 use super::connection::{self, End, IdleStream};
 use super::deadline::PhaseLimits;
@@ -75,7 +76,7 @@ pub(super) struct HttpServer<S> {
 
 struct Config {
     http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
+    http2: http2::Builder<RequestExecutor>,
     phases: PhaseLimits,
     lingering: LingerLimits,
 }
@@ -139,8 +140,8 @@ fn http1_builder(settings: &Settings) -> http1::Builder {
     builder
 }
 
-fn http2_builder(settings: &Settings) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn http2_builder(settings: &Settings) -> http2::Builder<RequestExecutor> {
+    let mut builder = http2::Builder::new(RequestExecutor);
     builder
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .max_pending_accept_reset_streams(HTTP2_RESETS_MAX)
@@ -241,7 +242,8 @@ async fn serve_http<S: HttpService>(
         && let Some(closed) = state.take_closed_stream()
     {
         let io = TokioIo::new(ClientStream::for_http2(closed, Arc::clone(&state)));
-        let http2 = pin!(config.http2.serve_connection(io, service));
+        let http2 = config.http2.serve_connection(io, service);
+        let http2 = pin!(InBatches::new(http2, state.worker()));
         end = connection::drive(http2, &state, config.phases).await;
     }
     match (state.take_closed_stream(), end) {

@@ -18,6 +18,7 @@
 
 mod alarm;
 mod app;
+mod batch;
 mod body;
 mod class;
 mod connection;
