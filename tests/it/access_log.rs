@@ -392,7 +392,7 @@ fn request_without_response_is_logged(class: &str) {
     assert!(refused.starts_with(b"HTTP/1.1 400"));
     let record = &wait_json(&server, 2)[1];
     assert_eq!((&record["status"], &record["bytes"]), (&400.into(), &12.into()), "{record}");
-    // The end of the client's output may arrive with its request: hyper then gives up before the app is called.
+    // The end of the client's output may arrive with its request.
     const CLIENTS: usize = 20;
     for _ in 0..CLIENTS {
         let mut client = TcpStream::connect(server.address()).unwrap();

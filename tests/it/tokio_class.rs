@@ -43,6 +43,28 @@ fn tokio_program_serves_its_app_without_flags() {
 }
 
 #[test]
+fn tokio_client_that_ends_its_output_is_answered_unless_the_request_awaits() {
+    let Some(server) = start(&[]) else { return };
+    for _ in 0..20 {
+        let mut client = server.connect();
+        client.ask("/");
+        client.finish_sending();
+        assert_eq!(client.answer().status(), 200);
+        client.expect_end();
+    }
+    // Before the request is polled, and while it awaits.
+    for waits in [false, true] {
+        let mut client = if waits { server.begin("/await") } else { server.connect() };
+        if !waits {
+            client.ask("/await");
+        }
+        client.finish_sending();
+        client.expect_end();
+    }
+    server.finish();
+}
+
+#[test]
 fn tokio_boot_error_is_a_failed_boot() {
     let Some(program) = example("tokio_axum") else { return };
     let flags = ["--boot-retries", "0", "shop", "stock=many"];

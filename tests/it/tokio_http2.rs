@@ -340,6 +340,28 @@ fn open_windows(client: &mut Http2, stream: u32, connection: u32, bytes: u32) {
 }
 
 #[test]
+fn http2_requests_that_use_up_the_budget_leave_the_deadlines() {
+    let flags = ["--threads", "1", "--write-timeout", "1s"];
+    let Some(server) = start(&flags) else { return };
+    let mut client = Http2(server.connect());
+    // In one piece: the first poll of the connection finds them.
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(SETTINGS, 0, 0, &[]));
+    for (stream, path) in [(1, "/text?n=200000"), (3, "/messages?n=200")] {
+        bytes.extend(frame(HEADERS, END_STREAM | END_HEADERS, stream, &get_head(path)));
+    }
+    client.0.try_send(bytes).unwrap();
+    let end = loop {
+        if let Err(error) = client.next() {
+            break error.kind();
+        }
+    };
+    let is_closed = [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset].contains(&end);
+    assert!(is_closed, "the stalled stream does not end the connection: {end}");
+    server.finish();
+}
+
+#[test]
 fn http2_stalled_stream_ends_while_others_go_on() {
     // A body in many pieces, and one whose app has passed all of it.
     for path in ["/bytes?n=9000000", "/text?n=200000"] {

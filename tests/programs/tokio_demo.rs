@@ -113,6 +113,10 @@ fn router(worker: Worker) -> Router {
                 tokio::task::block_in_place(|| thread::sleep(Duration::from_millis(ms)));
             }),
         )
+        .route(
+            "/messages",
+            get(async |Query(Count { n }): Query<Count>| messages(n as usize).await),
+        )
         .route("/meet", get(async || tokio::task::block_in_place(meet)))
         .route("/sized", get(sized))
         .route("/head_only", get(async |Query(Count { n }): Query<Count>| head_only(n)))
@@ -227,6 +231,15 @@ fn meet() -> &'static str {
     static MEETING: Barrier = Barrier::new(4);
     MEETING.wait();
     "met\n"
+}
+
+/// Receives messages that are all there, which takes of the task's budget.
+async fn messages(count: usize) {
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(count);
+    (0..count).for_each(|_| sender.try_send(()).expect("the channel has room"));
+    for _ in 0..count {
+        receiver.recv().await;
+    }
 }
 
 async fn spin() -> StatusCode {

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::Context;
 
 use ostler::time::MonotonicTime;
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// A timer that is set again only when it goes off: a deadline that moves on costs nothing.
@@ -42,7 +43,9 @@ impl Alarm {
                 }
                 None => self.sleep.insert(Box::pin(sleep(wait))),
             };
-            if sleep.as_mut().poll(cx).is_pending() {
+            // What else the task has polled may have used up its budget, and a timer that is polled without one
+            // does not begin.
+            if Pin::new(&mut unconstrained(sleep.as_mut())).poll(cx).is_pending() {
                 return false;
             }
         }

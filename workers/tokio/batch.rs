@@ -10,9 +10,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 use std::vec;
 
 use hyper::rt::Executor;
+use ostler::time::MonotonicTime;
 use pin_project_lite::pin_project;
 
 use super::connection::Driven;
@@ -21,6 +23,8 @@ use super::worker::Worker;
 
 /// How many requests a task polls before other tasks have their turn.
 const POLLS_MAX: usize = 32;
+/// How long it polls them. The clock may make larger steps, of 4 ms as a rule.
+const TURN_MAX: Duration = Duration::from_millis(1);
 
 /// The future of a request.
 type Request = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -69,13 +73,37 @@ impl<C: Future> Future for InBatches<C> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
         let this = self.project();
-        FOUND.set(Some(Vec::new()));
+        let search = Search::begin();
         let polled = this.connection.poll(cx);
-        let found = FOUND.take().unwrap_or_default();
+        let found = search.end();
         if !found.is_empty() {
             start(found, *this.worker, cx);
         }
         polled
+    }
+}
+
+/// The search of a connection's poll for requests.
+struct Search(());
+
+impl Search {
+    fn begin() -> Self {
+        FOUND.set(Some(Vec::new()));
+        Self(())
+    }
+
+    /// Returns what was found.
+    fn end(self) -> Vec<Request> {
+        FOUND.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Search {
+    fn drop(&mut self) {
+        // Something is left if the connection has panicked.
+        for request in FOUND.take().unwrap_or_default() {
+            tokio::spawn(request);
+        }
     }
 }
 
@@ -94,7 +122,12 @@ fn start(found: Vec<Request>, worker: Worker, cx: &mut Context<'_>) {
     let mut requests = found.into_iter();
     if threads == 1 {
         // Another task would only be the next that this thread polls.
-        requests.by_ref().take(POLLS_MAX).for_each(|request| poll_first(request, cx));
+        let mut turn = Turn::begin(worker);
+        while turn.goes_on()
+            && let Some(request) = requests.next()
+        {
+            poll_first(request, cx);
+        }
     }
     let tasks = threads.min(requests.len());
     if requests.len() <= 1 {
@@ -105,6 +138,26 @@ fn start(found: Vec<Request>, worker: Worker, cx: &mut Context<'_>) {
     // If a request blocks its thread, the other threads go on with the rest, and with the connection.
     for _ in 0..tasks {
         tokio::spawn(BatchTask(Arc::clone(&batch)));
+    }
+}
+
+/// How long a task polls requests before other tasks have their turn.
+struct Turn {
+    worker: Worker,
+    polls: usize,
+    ends_at: MonotonicTime,
+}
+
+impl Turn {
+    fn begin(worker: Worker) -> Self {
+        let ends_at = worker.lifecycle().now_coarse().saturating_add(TURN_MAX);
+        Self { worker, polls: 0, ends_at }
+    }
+
+    /// Counts a poll. Returns `false` if it is for another turn.
+    fn goes_on(&mut self) -> bool {
+        self.polls += 1;
+        self.polls <= POLLS_MAX && self.worker.lifecycle().now_coarse() < self.ends_at
     }
 }
 
@@ -142,9 +195,10 @@ impl Future for BatchTask {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let _hold = Hold::begin(self.0.worker); // once for all of its requests
         let has_other_threads = self.0.worker.settings().threads > 1;
-        for index in 0..POLLS_MAX {
+        let mut turn = Turn::begin(self.0.worker);
+        while turn.goes_on() {
             let Some((request, has_next)) = self.0.next() else { return Poll::Ready(()) };
-            if has_other_threads && (index > 0 || has_next) {
+            if has_other_threads && (has_next || turn.polls > 1) {
                 // Other threads do not take the task that a thread has woken last, such as that of the
                 // connection, until it wakes the next. And of a thread that calls `block_in_place`, they
                 // take what it has spawned, but not what this task would still poll.

@@ -133,6 +133,7 @@ impl Config {
 fn http1_builder(settings: &Settings) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.keep_alive(!settings.keepalive.is_zero());
+    builder.half_close(true); // the stream finds out which client has gone
     builder.max_header_size(usize::try_from(settings.limit_request_head).unwrap_or(usize::MAX));
     if settings.limit_request_fields < 100 {
         builder.max_headers(settings.limit_request_fields); // 100 is hyper's own, and costs nothing

@@ -124,6 +124,23 @@ impl ClientStream {
         self.prefix.drain(..length);
     }
 
+    /// Fails if a client of HTTP/1.1 that waits for a response has ended its output. hyper would look for
+    /// that before it polls the answer, and allocate a buffer for it with each request.
+    fn check_client_is_there(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.frames.is_some() || self.state.in_flight() == 0 || self.state.has_open_body() {
+            return Ok(());
+        }
+        let mut byte = [0];
+        match self.stream()?.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+            Poll::Ready(Ok(0)) => {
+                self.state.on_received(0);
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client has gone"))
+            }
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Ready(Ok(_)) | Poll::Pending => Ok(()),
+        }
+    }
+
     fn on_written(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &written {
             Poll::Ready(Ok(length)) => {
@@ -205,7 +222,7 @@ impl AsyncWrite for ClientStream {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.stream()?.poll_flush(cx))?;
         self.state.late_records().on_flush();
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.check_client_is_there(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
