@@ -392,6 +392,17 @@ fn request_without_response_is_logged(class: &str) {
     assert!(refused.starts_with(b"HTTP/1.1 400"));
     let record = &wait_json(&server, 2)[1];
     assert_eq!((&record["status"], &record["bytes"]), (&400.into(), &12.into()), "{record}");
+    // A body that the app does not read hides no client that has gone.
+    for waits in [false, true] {
+        let mut client = server.connect();
+        client.send("GET /await HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}");
+        if waits {
+            server.wait_taken(&client);
+        }
+        drop(client);
+        let record = &wait_json(&server, 3 + usize::from(waits))[2 + usize::from(waits)];
+        assert_eq!(record["status"], 499, "{record}");
+    }
     // The end of the client's output may arrive with its request.
     const CLIENTS: usize = 20;
     for _ in 0..CLIENTS {
@@ -400,8 +411,8 @@ fn request_without_response_is_logged(class: &str) {
         client.shutdown(Shutdown::Write).unwrap();
         let _ = client.read_to_end(&mut Vec::new());
     }
-    let records = wait_json(&server, 2 + CLIENTS);
-    assert!(records[2..].iter().all(|record| record["path"] == "/early"), "{records:#?}");
+    let records = wait_json(&server, 4 + CLIENTS);
+    assert!(records[4..].iter().all(|record| record["path"] == "/early"), "{records:#?}");
     server.finish();
 }
 

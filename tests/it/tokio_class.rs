@@ -52,6 +52,12 @@ fn tokio_client_that_ends_its_output_is_answered_unless_the_request_awaits() {
         assert_eq!(client.answer().status(), 200);
         client.expect_end();
     }
+    // A response in pieces that are all there.
+    let mut client = server.connect();
+    client.ask("/sized?pieces=100&says=100000");
+    client.finish_sending();
+    assert_eq!(client.answer().body.len(), 100_000);
+    client.expect_end();
     // Before the request is polled, and while it awaits.
     for waits in [false, true] {
         let mut client = if waits { server.begin("/await") } else { server.connect() };

@@ -143,9 +143,11 @@ impl fmt::Debug for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if let Some(connection) = self.reading.as_ref().and_then(|it| it.connection.as_ref())
-            && !self.is_end_stream()
-        {
+        let Some(reading) = &self.reading else { return };
+        let Some(connection) = &reading.connection else { return };
+        if self.is_end_stream() {
+            connection.end_body(reading.number); // the app need not ask for the end
+        } else {
             connection.set_unread_body();
         }
     }

@@ -36,7 +36,7 @@ pin_project! {
     }
 
     impl<S: Service<Request<Body>>> PinnedDrop for Answer<S> {
-        // hyper drops it unpolled if the client has ended its output. The request counts all the same.
+        // hyper may drop it unpolled, such as after an error of the stream. The request counts all the same.
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             if let (Some(guard), CallProjection::Waiting { waiting }) = (this.guard, this.call.project()) {
@@ -135,8 +135,12 @@ where
     type Output = Result<Response<ResponseBody<B>>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcome = ready!(self.as_mut().poll_outcome(cx));
+        let polled = self.as_mut().poll_outcome(cx);
         let this = self.project();
+        if let Some(guard) = this.guard {
+            guard.connection().set_awaiting(polled.is_pending());
+        }
+        let outcome = ready!(polled);
         let Some(guard) = this.guard.take() else { return Poll::Pending };
         if let CallProjection::Waiting { waiting } = this.call.project()
             && waiting.keeps_body()

@@ -108,7 +108,9 @@ where
                 Err(failure) => Err(failure.into()),
             }));
         };
-        let frame = match guard.run(|| body.as_mut().poll_frame(cx)) {
+        let polled = guard.run(|| body.as_mut().poll_frame(cx));
+        guard.connection().set_awaiting(matches!(polled, Ok(Poll::Pending)));
+        let frame = match polled {
             Ok(polled) => ready!(polled).map(|frame| frame.map_err(Into::into)),
             Err(_) => Some(Err("the body panicked".into())),
         };

@@ -61,6 +61,8 @@ pub(super) struct ConnectionState {
     is_half_closed: AtomicBool,
     /// Whether the body of a request was not read to its end.
     has_unread_body: AtomicBool,
+    /// Whether the request over HTTP/1.1 awaits: its answer, or the next piece of its response.
+    is_awaiting: AtomicBool,
     /// Over HTTP/1.1: the number of the last request if it has a body whose end the app has not read, or 0.
     open_body: AtomicU32,
     /// Whether the client sends too many control frames.
@@ -90,6 +92,7 @@ impl ConnectionState {
             has_input: AtomicBool::new(false),
             is_half_closed: AtomicBool::new(false),
             has_unread_body: AtomicBool::new(false),
+            is_awaiting: AtomicBool::new(false),
             open_body: AtomicU32::new(0),
             is_flooding: AtomicBool::new(false),
             requests: AtomicU32::new(0),
@@ -173,6 +176,17 @@ impl ConnectionState {
 
     pub(super) fn set_unread_body(&self) {
         self.has_unread_body.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes in whether the request awaits, after a poll of it. Over HTTP/2 there is more than one.
+    pub(super) fn set_awaiting(&self, is_awaiting: bool) {
+        if !self.is_http2() {
+            self.is_awaiting.store(is_awaiting, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_awaiting(&self) -> bool {
+        self.is_awaiting.load(Ordering::Relaxed)
     }
 
     /// Takes in that the request that has begun last has a body. Returns the body's number, which matters

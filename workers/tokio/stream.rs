@@ -32,11 +32,20 @@ pub struct ClientStream {
     sniffs: bool,
     /// Counts the frames of HTTP/2.
     frames: Option<FrameCounter>,
+    /// Whether the socket had input when it was looked at last, which was not read since.
+    has_unread_input: bool,
 }
 
 impl ClientStream {
     pub(super) fn new(stream: TcpStream, state: Arc<ConnectionState>) -> Self {
-        Self { stream: Some(stream), state, prefix: Vec::new(), sniffs: false, frames: None }
+        Self {
+            stream: Some(stream),
+            state,
+            prefix: Vec::new(),
+            sniffs: false,
+            frames: None,
+            has_unread_input: false,
+        }
     }
 
     /// Creates a stream whose first read fails if the client speaks HTTP/2. The state then says so.
@@ -76,6 +85,7 @@ impl ClientStream {
     ) -> Poll<io::Result<()>> {
         let start = buf.filled().len();
         ready!(self.stream()?.poll_read(cx, buf))?;
+        self.has_unread_input = false;
         let length = buf.filled().len() - start;
         self.state.on_received(length);
         tracking::count_received(self.state.worker(), length);
@@ -124,10 +134,10 @@ impl ClientStream {
         self.prefix.drain(..length);
     }
 
-    /// Fails if a client of HTTP/1.1 that waits for a response has ended its output. hyper would look for
-    /// that before it polls the answer, and allocate a buffer for it with each request.
+    /// Fails if the client has ended its output while its request awaits. hyper would look for that before
+    /// it polls the answer, and allocate a buffer for it with each request.
     fn check_client_is_there(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.frames.is_some() || self.state.in_flight() == 0 || self.state.has_open_body() {
+        if !self.state.is_awaiting() || self.has_unread_input {
             return Ok(());
         }
         let mut byte = [0];
@@ -136,8 +146,12 @@ impl ClientStream {
                 self.state.on_received(0);
                 Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client has gone"))
             }
+            Poll::Ready(Ok(_)) => {
+                self.has_unread_input = true; // its end is behind that
+                Ok(())
+            }
             Poll::Ready(Err(error)) => Err(error),
-            Poll::Ready(Ok(_)) | Poll::Pending => Ok(()),
+            Poll::Pending => Ok(()),
         }
     }
 
