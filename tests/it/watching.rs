@@ -107,8 +107,9 @@ fn replaced_program_takes_over(class: &str) {
         let new = watching.rebuild();
         wait_watched(new);
         load.wait_answers(20);
-        let masters: Vec<Pid> = children(server.pid).into_iter().map(|it| it.pid).collect();
-        assert_eq!(masters, [new]);
+        wait_until("the old master has ended", || {
+            children(server.pid).into_iter().map(|it| it.pid).eq([new])
+        });
     }
     load.finish();
     assert_eq!(server.exit(), None);
