@@ -17,6 +17,8 @@ use super::{credentials, file};
 /// The end of the path of each such directory, after its parent. mkdtemp(3) replaces the X.
 const NAME: &str = "ostler-notify-XXXXXX";
 
+/// How often a new directory is created if other processes remove it before it is locked.
+const TRIES_MAX: u32 = 100;
 /// How many entries of a parent are searched for directories that were left behind.
 const SEARCHED_MAX: usize = 4096;
 
@@ -35,29 +37,25 @@ impl PrivateDir {
     ///
     /// # Errors
     /// `parent` is missing, full or read-only; `EPERM` without the privilege to change the owner.
-    /// `EWOULDBLOCK` if [`remove_stale`] of another process removes it right now.
     pub(crate) fn create(
         parent: &Path,
         entry: &'static str,
         user: Option<u32>,
         group: Option<u32>,
     ) -> io::Result<Self> {
-        let path = mkdtemp(&std::path::absolute(parent)?.join(NAME))?;
-        let made = open_dir(&path).and_then(|dir| {
-            match lock(&dir) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
-                Ok(()) | Err(_) => (), // a file system without locks
-            }
-            if user.is_some() || group.is_some() {
-                file::chown(dir.as_fd(), user, group)?;
-            }
-            Ok(dir)
-        });
-        match made {
-            Ok(dir) => Ok(Self { path, entry, dir, creator: Pid::this() }),
-            Err(error) => {
-                let _ = fs::remove_dir(&path); // the first error says more
-                Err(error)
+        let parent = std::path::absolute(parent)?;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let path = mkdtemp(&parent.join(NAME))?;
+            match claim(&path, user, group) {
+                Ok(Some(dir)) => return Ok(Self { path, entry, dir, creator: Pid::this() }),
+                Ok(None) if tries < TRIES_MAX => (), // there is another name
+                outcome => {
+                    let _ = fs::remove_dir(&path); // the first error says more
+                    let lost = || io::Error::other("other processes remove it each time");
+                    return Err(outcome.err().unwrap_or_else(lost));
+                }
             }
         }
     }
@@ -81,9 +79,8 @@ impl PrivateDir {
 impl Drop for PrivateDir {
     fn drop(&mut self) {
         if self.creator == Pid::this() {
-            let id = |dir: &OwnedFd| file::id(dir.as_raw_fd()).ok();
             // The user of the directory may have moved it and put another one in its place.
-            if open_dir(&self.path).is_ok_and(|dir| id(&dir) == id(&self.dir)) {
+            if is_at(&self.path, &self.dir) {
                 let _ = unlinkat(&self.dir, self.entry, UnlinkatFlags::NoRemoveDir);
                 remove_empty(&self.path);
             }
@@ -137,6 +134,36 @@ pub(crate) fn remove_with_entry(entry: &Path) {
     }
 }
 
+/// Opens and locks a new directory, and gives it to a user and a group. Returns `None` if [`remove_stale`] of
+/// another process takes it for one that was left behind, before it is locked.
+fn claim(path: &Path, user: Option<u32>, group: Option<u32>) -> io::Result<Option<OwnedFd>> {
+    let is_lost = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::WouldBlock)
+    };
+    let dir = match open_dir(path) {
+        Ok(dir) => dir,
+        Err(error) if is_lost(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match lock(&dir) {
+        Err(error) if is_lost(&error) => return Ok(None),
+        Ok(()) | Err(_) => (), // a file system without locks
+    }
+    if !is_at(path, &dir) {
+        return Ok(None); // it was removed, and its lock released
+    }
+    if user.is_some() || group.is_some() {
+        file::chown(dir.as_fd(), user, group)?;
+    }
+    Ok(Some(dir))
+}
+
+/// Returns whether a path leads to a directory.
+fn is_at(path: &Path, dir: &OwnedFd) -> bool {
+    let id = |dir: &OwnedFd| file::id(dir.as_raw_fd()).ok();
+    open_dir(path).is_ok_and(|found| id(&found) == id(dir))
+}
+
 fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     Ok(open(path, flags, Mode::empty())?)
@@ -151,6 +178,8 @@ fn remove_empty(dir: &Path) {
 mod tests {
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
 
     fn entries(dir: &Path) -> usize {
         fs::read_dir(dir).unwrap().count()
@@ -168,6 +197,26 @@ mod tests {
         fs::write(&path, "").unwrap();
         drop(dir);
         assert_eq!(entries(parent.path()), 0);
+    }
+
+    #[test]
+    fn new_dir_is_not_taken_for_one_left_behind() {
+        let parent = tempfile::tempdir().unwrap();
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    remove_stale(parent.path(), "entry", None);
+                }
+            });
+            let dirs = (0..3000).map(|_| {
+                let dir = PrivateDir::create(parent.path(), "entry", None, None)?;
+                fs::write(dir.entry_path(), "")
+            });
+            let outcome = dirs.collect::<io::Result<()>>();
+            is_over.store(true, Ordering::Relaxed);
+            outcome.expect("each exists until it is dropped");
+        });
     }
 
     #[test]
