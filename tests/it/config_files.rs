@@ -248,7 +248,8 @@ fn reload_reads_all_files_again() {
 #[test]
 fn file_of_the_command_line_without_keys_is_a_warning() {
     let base = ("a.yaml", "workers: 1\n");
-    let flags = ["-c", "a.yaml", "-c", "b.yaml", "--check-config"];
+    // Something else may listen on the default address.
+    let flags = ["-c", "a.yaml", "-c", "b.yaml", "-b", "unix:socket", "--check-config"];
     let outcome = run(&flags, &[base, ("b.yaml", "# nothing\n")]);
     assert_eq!(
         (outcome.exit, outcome.stderr.trim()),

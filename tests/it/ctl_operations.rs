@@ -91,7 +91,7 @@ fn upgrade_ends_with_a_new_master_that_answers(class: &str) {
     assert_eq!(it.server.wait_exit(), Exit::Code(0));
     assert_eq!(it.server.get("/").text(), "Hello, world!\n");
     it.change(&["stop"]);
-    assert!(is_gone(Pid::from_raw(new)), "the master has exited");
+    wait_until("the master has exited", || is_gone(Pid::from_raw(new)));
     it.server.wait_no_survivors();
 }
 
