@@ -74,6 +74,16 @@ impl Client {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
+    /// Sends a GET and ends the output. Reads the answer, after which the server is to close.
+    #[track_caller]
+    pub fn get_and_finish_sending(mut self, path: &str) -> Answer {
+        self.ask(path);
+        self.finish_sending();
+        let answer = self.answer();
+        self.expect_end();
+        answer
+    }
+
     /// Closes the connection with a reset instead of a FIN.
     pub fn reset(self) {
         let now = libc::linger { l_onoff: 1, l_linger: 0 };

@@ -71,11 +71,7 @@ fn head_byte_by_byte_is_answered(class: &str) {
 fn half_closed_client_is_answered(class: &str) {
     let server = Server::start(&["-k", class]);
     for path in ["/", "/sleep?ms=300"] {
-        let mut client = server.connect();
-        client.ask(path);
-        client.finish_sending();
-        assert_eq!(client.answer().status(), 200);
-        client.expect_end();
+        assert_eq!(server.connect().get_and_finish_sending(path).status(), 200);
     }
     // An incomplete request may be answered with an error.
     let mut client = server.connect();

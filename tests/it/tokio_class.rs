@@ -46,23 +46,17 @@ fn tokio_program_serves_its_app_without_flags() {
 fn tokio_client_that_ends_its_output_is_answered_unless_the_request_awaits() {
     let Some(server) = start(&[]) else { return };
     for _ in 0..20 {
-        let mut client = server.connect();
-        client.ask("/");
-        client.finish_sending();
-        assert_eq!(client.answer().status(), 200);
-        client.expect_end();
+        assert_eq!(server.connect().get_and_finish_sending("/").status(), 200);
     }
     // A response in pieces that are all there.
-    let mut client = server.connect();
-    client.ask("/sized?pieces=100&says=100000");
-    client.finish_sending();
-    assert_eq!(client.answer().body.len(), 100_000);
-    client.expect_end();
+    let answer = server.connect().get_and_finish_sending("/sized?pieces=100&says=100000");
+    assert_eq!(answer.body.len(), 100_000);
     // Before the request is polled, and while it awaits.
     for waits in [false, true] {
-        let mut client = if waits { server.begin("/await") } else { server.connect() };
-        if !waits {
-            client.ask("/await");
+        let mut client = server.connect();
+        client.ask("/await");
+        if waits {
+            server.wait_taken(&client);
         }
         client.finish_sending();
         client.expect_end();

@@ -93,12 +93,17 @@ fn get_head(path: &str) -> Vec<u8> {
     head
 }
 
-/// Sends requests in one piece. The first one's stream is 1, the next one's 3.
-fn send_together(client: &mut Http2, paths: &[&str]) {
+/// Returns the frames of requests. The first one's stream is 1, the next one's 3.
+fn requests(paths: &[&str]) -> Vec<u8> {
     let frames = paths.iter().zip((1..).step_by(2));
     let frames = frames
         .map(|(path, stream)| frame(HEADERS, END_STREAM | END_HEADERS, stream, &get_head(path)));
-    client.0.try_send(frames.flatten().collect::<Vec<_>>()).unwrap();
+    frames.flatten().collect()
+}
+
+/// Sends [`requests`] in one piece.
+fn send_together(client: &mut Http2, paths: &[&str]) {
+    client.0.try_send(requests(paths)).unwrap();
 }
 
 /// Returns the body of each response, in the order of the streams, once there are `count` whole ones.
@@ -347,9 +352,7 @@ fn http2_requests_that_use_up_the_budget_leave_the_deadlines() {
     // In one piece: the first poll of the connection finds them.
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     bytes.extend(frame(SETTINGS, 0, 0, &[]));
-    for (stream, path) in [(1, "/text?n=200000"), (3, "/messages?n=200")] {
-        bytes.extend(frame(HEADERS, END_STREAM | END_HEADERS, stream, &get_head(path)));
-    }
+    bytes.extend(requests(&["/text?n=200000", "/messages?n=200"]));
     client.0.try_send(bytes).unwrap();
     let end = loop {
         if let Err(error) = client.next() {
