@@ -5,7 +5,8 @@
  * With sizes in bytes it answers REQUEST bytes of any content with ANSWER bytes, instead of HTTP.
  *
  * Each process has a listening socket of its own (SO_REUSEPORT), so no process wakes in vain. A
- * request must arrive in one piece, and its connection is kept unless it has `Connection: close`.
+ * request must arrive in one piece of less than 4 KiB, and its connection is kept unless it has
+ * `Connection: close`, written so.
  * Nothing else is parsed: it is a baseline for measurements, no server. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -51,65 +52,64 @@ static int listen_on(int port)
     return fd;
 }
 
-static void join(int epoll, int fd)
+static void join(int epoll, int fd, unsigned events)
 {
-    struct epoll_event event = { .events = EPOLLIN, .data.fd = fd };
+    struct epoll_event event = { .events = events, .data.fd = fd };
     check(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
 }
 
 static size_t request_size, answer_size;
 
-/* Answers requests of a fixed size, of which one read may return several. */
-static void answer_all(int client)
+/* Answers requests of a fixed size, of which one read may return several. Returns whether to close. */
+static int answer_all(int client)
 {
     static char requests[1 << 16], answers[1 << 16];
-    ssize_t length = read(client, requests, sizeof requests);
-    if (length > 0) {
+    ssize_t length;
+    do {
+        length = recv(client, requests, sizeof requests, 0);
+        if (length <= 0)
+            return length == 0 || errno != EAGAIN;
         size_t size = length / request_size * answer_size;
-        if (write(client, answers, size < sizeof answers ? size : sizeof answers) < 0)
-            close(client);
-    } else if (length == 0 || errno != EAGAIN) {
-        close(client);
-    }
+        if (send(client, answers, size < sizeof answers ? size : sizeof answers, MSG_NOSIGNAL) < 0)
+            return 1;
+    } while (length == sizeof requests); /* an edge is reported once */
+    return 0;
 }
 
-/* One read, one write, and perhaps a close: the minimum of any server. */
-static void answer(int client)
+/* One call to receive, one to send, and perhaps a close: the minimum of any server. */
+static int answer(int client)
 {
-    if (request_size > 0) {
-        answer_all(client);
-        return;
-    }
+    if (request_size > 0)
+        return answer_all(client);
     char request[4096];
-    ssize_t length = read(client, request, sizeof request - 1);
-    if (length <= 0) {
-        if (length == 0 || errno != EAGAIN)
-            close(client);
-        return;
-    }
+    ssize_t length = recv(client, request, sizeof request - 1, 0);
+    if (length <= 0)
+        return length == 0 || errno != EAGAIN;
     request[length] = 0;
-    int last = strcasestr(request, "\r\nConnection: close") != NULL;
-    ssize_t sent = last ? write(client, closed, sizeof closed - 1)
-                        : write(client, kept, sizeof kept - 1);
-    if (last || sent < 0)
-        close(client);
+    int last = strstr(request, "\r\nConnection: close") != NULL;
+    ssize_t sent = last ? send(client, closed, sizeof closed - 1, MSG_NOSIGNAL)
+                        : send(client, kept, sizeof kept - 1, MSG_NOSIGNAL);
+    return last || sent < 0;
 }
 
 static void serve(int listener)
 {
     struct epoll_event events[EVENTS];
     int epoll = check(epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
-    join(epoll, listener);
+    join(epoll, listener, EPOLLIN);
     for (;;) {
         int count = epoll_wait(epoll, events, EVENTS, -1);
         for (int i = 0; i < count; i++) {
             if (events[i].data.fd != listener) {
-                answer(events[i].data.fd);
+                /* The end of the input may come with the last request. */
+                int ends = events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR);
+                if (answer(events[i].data.fd) || ends)
+                    close(events[i].data.fd);
                 continue;
             }
             int client;
             while ((client = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
-                join(epoll, client);
+                join(epoll, client, EPOLLIN | EPOLLRDHUP | EPOLLET);
         }
     }
 }
@@ -125,7 +125,6 @@ int main(int argc, char **argv)
         request_size = atoi(argv[3]);
         answer_size = atoi(argv[4]);
     }
-    signal(SIGPIPE, SIG_IGN);
     for (int i = 0; i < processes; i++) {
         if (check(fork(), "fork") == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);

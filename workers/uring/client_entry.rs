@@ -31,6 +31,8 @@ pub(super) struct ClientEntry<'a> {
     pub(super) is_ready: bool,
     /// How many bytes of `CompletionClient::waiting_bytes` are counted.
     pub(super) counted_bytes: usize,
+    /// For `Coalescing::note_client`.
+    pub(super) seen: u32,
     /// Whether it has been received from.
     has_received: bool,
 }
@@ -45,6 +47,7 @@ impl<'a> ClientEntry<'a> {
             stops_waiting: false,
             is_ready: false,
             counted_bytes: 0,
+            seen: 0,
             has_received: false,
         }
     }

@@ -14,6 +14,7 @@ use ostler::worker::{
 use slab::Slab;
 
 use super::client_entry::{ClientEntry, Receive};
+use super::coalescing::{Coalescing, WAIT_MAX};
 
 /// The tokens of the signals and of the ring in the poll. Listeners have those from 0.
 const WAKE: Token = Token(usize::MAX);
@@ -43,11 +44,16 @@ pub(super) struct EventLoop<'a> {
     sending: Vec<usize>,
     /// Clients that could continue, but have yielded to others.
     ready: VecDeque<usize>,
+    coalescing: Coalescing,
     results: Vec<Completion>,
     buffers: Buffers,
     tracker: WorkTracker<'a>,
     draining: bool,
     has_signals: bool,
+    /// Whether listeners had clients when the loop looked last.
+    listeners_ready: bool,
+    /// Whether clients whose output was sent had more at once.
+    has_more_output: bool,
     /// The sum of `ClientEntry::counted_bytes`.
     waiting_bytes: usize,
 }
@@ -62,16 +68,19 @@ impl<'a> EventLoop<'a> {
             ctx,
             acceptor: EpollAcceptor::register(ctx, &poll, 0)?,
             poll,
-            ring,
             clients: Slab::new(),
             timers: TimerWheel::new(ctx.lifecycle().now()),
             sending: Vec::new(),
             ready: VecDeque::new(),
+            coalescing: Coalescing::new(ring.wakes_once()),
+            ring,
             results: Vec::new(),
             buffers: Buffers::default(),
             tracker: ctx.lifecycle().tracker().with_heartbeat(),
             draining: false,
             has_signals: false,
+            listeners_ready: false,
+            has_more_output: false,
             waiting_bytes: 0,
         })
     }
@@ -86,19 +95,27 @@ impl<'a> EventLoop<'a> {
                 return Ok(());
             }
             self.ctx.lifecycle().notify();
-            let has_moved = self.turn()?;
+            let awaited = if self.may_wait() { self.coalescing.results() } else { 0 };
+            let results = self.turn(awaited)?;
+            self.coalescing.note_turn(awaited, results);
             if std::mem::take(&mut self.has_signals) {
                 self.handle_signals()?;
                 continue; // the worker may have drained
             }
             self.send_ready()?;
             self.expire_clients()?;
-            busy_turns = if has_moved { busy_turns + 1 } else { BUSY_TURNS };
+            busy_turns = if results > 0 { busy_turns + 1 } else { BUSY_TURNS };
             if busy_turns >= BUSY_TURNS {
                 busy_turns = 0;
                 self.wait(&mut events)?;
             }
         }
+    }
+
+    /// Returns whether a wait for results would delay nothing else.
+    fn may_wait(&self) -> bool {
+        let has_other = self.listeners_ready || self.has_more_output || self.has_signals;
+        self.ready.is_empty() && !has_other
     }
 
     /// Sleeps, unless there is something to do, and accepts clients.
@@ -107,17 +124,20 @@ impl<'a> EventLoop<'a> {
         let timeout = if sleeps { self.poll_timeout() } else { Some(Duration::ZERO) };
         let polled = self.poll.poll(events, timeout);
         if sleeps {
+            self.coalescing.note_sleep();
             self.ring.end_sleep();
         }
         match polled {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
             _ => (),
         }
+        self.listeners_ready = false;
         for event in events.iter() {
             match event.token() {
                 WAKE => self.has_signals = true,
                 RING => (),
                 Token(listener) => {
+                    self.listeners_ready = true;
                     let clients = self.clients.len();
                     if let Some(client) = self.acceptor.accept(listener, clients, &self.poll)? {
                         self.add_client(client)?;
@@ -155,7 +175,7 @@ impl<'a> EventLoop<'a> {
     fn receive_due(&mut self) -> io::Result<()> {
         for _ in 0..DRAIN_TURNS_MIN + self.clients.len() / CLIENTS_PER_DRAIN_TURN {
             // A turn without results may have sent answers, whose clients are received from next.
-            if !self.turn()? && !self.ring.has_work() {
+            if self.turn(0)? == 0 && !self.ring.has_work() {
                 break;
             }
         }
@@ -184,23 +204,25 @@ impl<'a> EventLoop<'a> {
         self.advance(index)
     }
 
-    /// Submits what is queued, and handles the results. Returns whether there were any.
-    fn turn(&mut self) -> io::Result<bool> {
-        let all_submitted = self.ring.turn()?;
+    /// Submits what is queued, waits a moment for so many results, and handles those that are there.
+    /// Returns their number.
+    fn turn(&mut self, awaited: usize) -> io::Result<usize> {
+        let all_submitted = self.ring.turn_with_results(awaited, WAIT_MAX)?;
         let has_sent = all_submitted && !self.sending.is_empty();
+        self.has_more_output = false;
         if has_sent {
             self.complete_sends()?;
         }
         let mut results = std::mem::take(&mut self.results);
         self.ring.take_completions(&mut results);
-        let has_results = !results.is_empty();
+        let count = results.len();
         for result in results.drain(..) {
             // Many fast clients together may take longer than `timeout`.
             self.ctx.lifecycle().notify();
             self.handle(result)?;
         }
         self.results = results;
-        Ok(has_results)
+        Ok(count)
     }
 
     /// Reports to the clients what was sent.
@@ -229,6 +251,7 @@ impl<'a> EventLoop<'a> {
         }
         // New output is in the vector that was swapped in.
         std::mem::swap(&mut sending, &mut self.sending);
+        self.has_more_output = !sending.is_empty();
         self.sending.append(&mut sending);
         Ok(())
     }
@@ -245,6 +268,7 @@ impl<'a> EventLoop<'a> {
                 if is_last {
                     entry.receive = Receive::None;
                 }
+                self.coalescing.note_client(&mut entry.seen);
                 let (buffers, tracker) = (&mut self.buffers, &mut self.tracker);
                 match received {
                     Received::Bytes(input) => {

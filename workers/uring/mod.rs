@@ -1,6 +1,7 @@
 //! `uring`: one event loop for very many clients, in which the kernel receives and sends.
 
 mod client_entry;
+mod coalescing;
 mod event_loop;
 
 use ostler::app::ConfigError;

@@ -10,9 +10,10 @@ mod tests;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
 
 use io_uring::squeue::{Entry, Flags};
-use io_uring::types::Fd;
+use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -165,6 +166,32 @@ impl Ring {
         Ok(self.ring.submission().is_empty())
     }
 
+    /// As [`turn`](Self::turn), but waits until there are as many `results`, or until `limit` has passed.
+    /// Failed sends count too.
+    ///
+    /// # Errors
+    /// From io_uring_enter(2).
+    pub fn turn_with_results(&mut self, results: usize, limit: Duration) -> io::Result<bool> {
+        let missing = results.saturating_sub(self.completions.len());
+        if missing == 0 {
+            return self.turn();
+        }
+        let limit = Timespec::from(limit);
+        let args = SubmitArgs::new().timespec(&limit);
+        let entered = self.ring.submitter().submit_with_args(missing, &args);
+        self.finish(entered)?;
+        if self.ring.submission().cq_overflow() {
+            self.enter()?; // a failed send may be among these results
+        }
+        Ok(self.ring.submission().is_empty())
+    }
+
+    /// Returns whether [`turn_with_results`](Self::turn_with_results) wakes the thread once for all results.
+    /// Older kernels than 6.7 may wake it for each; this is true from Linux 6.12 on, which can be asked for.
+    pub fn wakes_once(&self) -> bool {
+        self.ring.params().is_feature_min_timeout()
+    }
+
     /// Returns whether [`turn`](Self::turn) has something to do, as far as can be seen without a system
     /// call.
     pub fn has_work(&mut self) -> bool {
@@ -301,27 +328,30 @@ impl Ring {
             let entered = unsafe {
                 self.ring.submitter().enter::<libc::sigset_t>(queued, 0, GET_EVENTS, None)
             };
-            self.collect();
-            // The kernel had no memory for results, and does not say which: it reports `EBADR` to a call
-            // that waits for results, and none does here.
-            if self.ring.completion().overflow() > 0 {
-                return Err(io::Error::other("io_uring has lost results for lack of memory"));
-            }
-            match entered.map_err(|error| (error.raw_os_error(), error)) {
-                // No memory for more, or too many results: they have been collected now.
-                Ok(_) | Err((Some(libc::EAGAIN | libc::EBUSY | libc::EINTR), _)) => (),
-                Err((_, error)) => return Err(error),
-            }
-            let queue = self.ring.submission();
-            let (is_empty, has_more_results) = (queue.is_empty(), queue.cq_overflow());
-            drop(queue);
-            if is_empty {
-                self.output.clear();
-            }
-            if !has_more_results {
+            self.finish(entered)?;
+            if !self.ring.submission().cq_overflow() {
                 return Ok(());
             }
         }
+    }
+
+    /// Collects the results after a call of io_uring_enter(2).
+    fn finish(&mut self, entered: io::Result<usize>) -> io::Result<()> {
+        self.collect();
+        // The kernel had no memory for results, and does not say which.
+        let has_lost = self.ring.completion().overflow() > 0;
+        match entered.map_err(|error| (error.raw_os_error(), error)) {
+            _ if has_lost => {
+                return Err(io::Error::other("io_uring has lost results for lack of memory"));
+            }
+            // No memory for more, or too many results: they have been collected now. Or the end of a wait.
+            Ok(_) | Err((Some(libc::EAGAIN | libc::EBUSY | libc::EINTR | libc::ETIME), _)) => (),
+            Err((_, error)) => return Err(error),
+        }
+        if self.ring.submission().is_empty() {
+            self.output.clear();
+        }
+        Ok(())
     }
 
     /// Collects the results that are there.

@@ -202,3 +202,26 @@ fn sleeping_thread_is_told_of_results() {
         assert_eq!(received(&mut ring), (vec![round], false));
     }
 }
+
+#[test]
+fn turn_waits_for_results_or_until_its_limit() {
+    let Some((mut ring, ours, mut theirs)) = open() else { return };
+    ring.receive_all(ours.as_fd(), 7).unwrap();
+    let (limit, begun) = (Duration::from_millis(20), Instant::now());
+    assert!(ring.turn_with_results(2, limit).unwrap(), "the receive is submitted");
+    assert!(begun.elapsed() >= limit);
+    theirs.write_all(b"one").unwrap();
+    assert!(ring.turn_with_results(2, limit).unwrap());
+    assert!(begun.elapsed() >= 2 * limit, "there is only one result");
+    // One that was collected before counts.
+    let writer = std::thread::spawn(move || {
+        theirs.write_all(b"two").unwrap();
+        theirs
+    });
+    assert!(ring.turn_with_results(2, Duration::from_secs(60)).unwrap());
+    let mut results = Vec::new();
+    ring.take_completions(&mut results);
+    assert_eq!(results.len(), 2);
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    drop(writer.join().unwrap());
+}
