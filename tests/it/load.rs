@@ -22,6 +22,9 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// How many clients a crowd has.
 const CROWD: usize = 12;
 
+/// How many connections each client of a flood keeps.
+const FLOOD: usize = 16;
+
 /// Where clients connect.
 #[derive(Clone, Debug)]
 pub enum Target {
@@ -100,6 +103,12 @@ impl Load {
     /// connection must be answered.
     pub fn crowd_until_refused(target: Target) -> Self {
         Self::start(target, Tolerance::Refusal, &[fresh as Custom; CROWD])
+    }
+
+    /// Starts clients that keep a server busy: each has many connections, and a request in progress on each.
+    /// Every request must be answered.
+    pub fn flood(address: SocketAddr) -> Self {
+        Self::start(address.into(), Tolerance::Nothing, &[flood as Custom; 4])
     }
 
     /// Starts clients that must always be able to connect, but whose request may be lost.
@@ -191,7 +200,6 @@ impl Shared {
             return Err(io::Error::other(format!("{result:?}")));
         }
         self.answers.fetch_add(1, Ordering::Relaxed);
-        thread::sleep(PAUSE);
         Ok(())
     }
 }
@@ -210,7 +218,9 @@ fn fresh(shared: &Shared, target: &Target) -> io::Result<()> {
     match sent.and_then(|()| client.try_answer()) {
         Ok(answer) => {
             client.reset();
-            shared.check_answer(&answer)
+            shared.check_answer(&answer)?;
+            thread::sleep(PAUSE);
+            Ok(())
         }
         Err(_) if idle > KEEPALIVE_RACE_MIN => Ok(()),
         Err(error) => Err(with_context("only request", error)),
@@ -238,6 +248,7 @@ fn keep(shared: &Shared, target: &Target, by_proxy: bool) -> io::Result<()> {
         match sent.and_then(|()| client.try_answer()) {
             Ok(answer) => {
                 shared.check_answer(&answer)?;
+                thread::sleep(PAUSE);
                 if answer.head.closes() {
                     break;
                 }
@@ -252,6 +263,37 @@ fn keep(shared: &Shared, target: &Target, by_proxy: bool) -> io::Result<()> {
         }
     }
     client.reset();
+    Ok(())
+}
+
+/// Keeps many connections. Sends a request over each before it reads the answers.
+fn flood(shared: &Shared, target: &Target) -> io::Result<()> {
+    let connect = || {
+        let client = target.connect().map_err(|error| with_context("connect", error))?;
+        io::Result::Ok((client, Instant::now()))
+    };
+    let mut clients = (0..FLOOD).map(|_| connect()).collect::<io::Result<Vec<_>>>()?;
+    while !shared.stopped() {
+        let send = |(client, asked): &mut (Client, Instant)| {
+            let before = std::mem::replace(asked, Instant::now());
+            (client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n"), before.elapsed())
+        };
+        let sent: Vec<_> = clients.iter_mut().map(send).collect();
+        for (client, (sent, unsent)) in clients.iter_mut().zip(sent) {
+            let ends = match sent.and_then(|()| client.0.try_answer()) {
+                Ok(answer) => {
+                    shared.check_answer(&answer)?;
+                    answer.head.closes()
+                }
+                Err(_) if unsent > KEEPALIVE_RACE_MIN => true,
+                Err(error) => return Err(with_context("later request", error)),
+            };
+            if ends {
+                *client = connect()?;
+            }
+        }
+    }
+    clients.into_iter().for_each(|(client, _)| client.reset());
     Ok(())
 }
 

@@ -29,6 +29,8 @@ on_every_class!(
     reload_is_complete_once_old_workers_drain,
     removed_address_can_be_added_again_while_old_workers_drain,
 );
+on_concurrent_classes!(busy_workers_lose_nothing_in_reloads);
+on_tokio!(busy_workers_lose_nothing_in_reloads);
 
 /// A configuration file, which a test changes line by line.
 struct Settings {
@@ -694,4 +696,21 @@ fn new_workers_hold_no_descriptor_of_earlier_log() {
     }
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
+}
+
+/// Workers that hardly sleep find time for new clients, long responses and reloads.
+fn busy_workers_lose_nothing_in_reloads(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "2", "--threads", "4"]);
+    let load = Load::flood(server.address());
+    for _ in 0..3 {
+        load.wait_answers(2000);
+        for _ in 0..20 {
+            assert_eq!(server.get("/").text(), "Hello, world!\n");
+        }
+        assert_eq!(server.get("/bytes?n=5000000").body.len(), 5_000_000);
+        reload(&server);
+    }
+    load.wait_answers(2000);
+    load.finish();
+    server.finish();
 }
