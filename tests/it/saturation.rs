@@ -81,6 +81,21 @@ fn new_clients_are_served_while_all_threads_are_busy() {
     server.finish();
 }
 
+/// Each of these clients has requests for twenty seconds of a thread, and yields after a few of them.
+#[test]
+fn new_clients_are_served_between_long_requests() {
+    let server = Server::start(&["-k", "threads", "--threads", "2"]);
+    let mut greedy = [(); 4].map(|()| server.connect());
+    for client in &mut greedy {
+        client.send("GET /sleep?ms=20 HTTP/1.1\r\nHost: test\r\n\r\n".repeat(1000));
+        assert_eq!(client.answer().status(), 200);
+    }
+    for _ in 0..3 {
+        assert_eq!(server.get("/").status(), 200);
+    }
+    stop_saturated(&server);
+}
+
 /// Greedy clients pipeline without end, and send requests before they have read the answers.
 fn new_clients_are_served_beside_greedy_clients(class: &str) {
     let server = Server::start(&["-k", class, "--threads", "2"]);

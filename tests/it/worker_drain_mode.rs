@@ -93,7 +93,7 @@ fn drained_worker_leaves_clients_to_others(class: &str) {
     }
     assert_eq!(it.server.records_of("worker started").len(), 2, "none was replaced");
     for message in ["worker drain mode started", "worker drained", "worker drain mode ended"] {
-        assert_eq!(it.server.records_of(message).len(), 2, "{message}");
+        wait_until(message, || it.server.records_of(message).len() == 2);
     }
     it.server.finish();
 }

@@ -13,13 +13,15 @@
 
 use std::io;
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::{self, Thread};
+use std::time::Duration;
 
 use ::mio::Waker;
 use ::mio::event::Event;
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use ostler::time::MonotonicTime;
 use ostler::worker::{Client, WorkerContext};
 use slab::Slab;
 
@@ -34,6 +36,8 @@ const TASKS_PER_THREAD: usize = 4;
 const TASKS_PER_THREAD_MAX: usize = 64;
 /// How many tasks are taken before a thread polls in between, although more tasks wait.
 const TASKS_BETWEEN_POLLS: usize = 64;
+/// After how long a thread polls in between, however few tasks were taken: they may be long.
+const TIME_BETWEEN_POLLS: Duration = Duration::from_millis(4);
 
 /// A client that waits for a thread.
 pub(super) struct Task<'a> {
@@ -55,6 +59,7 @@ pub(super) enum ClientEvent {
 // Fields: each is an atomic or has a lock of its own, so that threads with different tasks do not wait
 // for each other.
 pub(super) struct Shared<'a> {
+    ctx: &'a WorkerContext<'a>,
     clients: Mutex<ClientTable<'a>>,
     /// Each client is in it at most once.
     queue: (Sender<Task<'a>>, Receiver<Task<'a>>),
@@ -62,6 +67,8 @@ pub(super) struct Shared<'a> {
     taken: AtomicUsize,
     /// How many had been taken at the last poll.
     taken_at_poll: AtomicUsize,
+    /// When the last poll began, in nanoseconds.
+    polled_at: AtomicU64,
     /// How many polls there were.
     polls: AtomicUsize,
     poller: Mutex<Poller<'a>>,
@@ -113,10 +120,12 @@ impl<'a> Shared<'a> {
     pub(super) fn open(ctx: &'a WorkerContext<'a>, main_waker: Waker) -> io::Result<Self> {
         let (poller, poller_handle) = Poller::new(ctx)?;
         Ok(Self {
+            ctx,
             clients: Mutex::default(),
             queue: unbounded(),
             taken: AtomicUsize::new(0),
             taken_at_poll: AtomicUsize::new(0),
+            polled_at: AtomicU64::new(0),
             polls: AtomicUsize::new(0),
             poller: Mutex::new(poller),
             poller_handle,
@@ -248,8 +257,7 @@ impl<'a> Shared<'a> {
     /// at the cost of the threads that have work.
     pub(super) fn next_task(&self) -> Option<Task<'a>> {
         while !self.is_closed() {
-            let taken = self.taken();
-            if taken.wrapping_sub(self.taken_at_poll.load(Ordering::Relaxed)) > TASKS_BETWEEN_POLLS
+            if self.poll_is_due()
                 && let Ok(poller) = self.poller.try_lock()
             {
                 self.run_poller(poller, PollMode::NonBlocking);
@@ -272,9 +280,18 @@ impl<'a> Shared<'a> {
         None
     }
 
+    /// Returns whether a poll comes before the next task. New clients wait for it.
+    fn poll_is_due(&self) -> bool {
+        let taken = self.taken().wrapping_sub(self.taken_at_poll.load(Ordering::Relaxed));
+        let polled_at = MonotonicTime::from_nanos(self.polled_at.load(Ordering::Relaxed));
+        let now = self.ctx.lifecycle().now_coarse();
+        taken > TASKS_BETWEEN_POLLS || now.duration_since(polled_at) > TIME_BETWEEN_POLLS
+    }
+
     fn run_poller(&self, mut poller: MutexGuard<'_, Poller<'a>>, mode: PollMode) {
         self.taken_at_poll.store(self.taken(), Ordering::Relaxed);
         self.polls.fetch_add(1, Ordering::Relaxed);
+        self.polled_at.store(self.ctx.lifecycle().now_coarse().as_nanos(), Ordering::Relaxed);
         self.polling.store(true, Ordering::SeqCst);
         // Again: a thread that queued a task before may not have seen a leader to wake.
         let mode = if self.waiting() == 0 { mode } else { PollMode::NonBlocking };
