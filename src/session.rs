@@ -3,11 +3,15 @@
 //! Pure: it owns no socket and reads no clock. Every worker class uses it, and it alone implements
 //! backpressure: while output waits, the connection is not called.
 
+mod output;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::app::{Connection, ConnectionContext, Next, ReadTimeout, WorkReporter};
 use crate::time::MonotonicTime;
+pub(crate) use output::SHORT_OUTPUT;
+use output::{IoProgress, Output, OutputLength};
 
 /// Default maximum time of a lingering close.
 const LINGERING_TIMEOUT: Duration = Duration::from_secs(30);
@@ -19,19 +23,13 @@ const LINGERING_CLOSE_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// would wait for, so that a slow client does not hold the connection.
 const LINGERING_CLOSE_STEP: u64 = 8 << 10;
 
-/// How much output a peer acknowledges within its first round trips: ten segments (RFC 6928). An answer
-/// that is longer is still on its way when the socket's buffer has taken it.
-pub(crate) const SHORT_OUTPUT: usize = 10 * 1460;
-
-/// How many bytes of output a peer must accept within `write_timeout`, unless it accepts all.
-const WRITE_STEP: usize = 4 << 10;
-
 /// What a session waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wants {
     /// Bytes from the peer.
     Read,
-    /// Space in the send buffer for [`Session::unsent`].
+    /// Space in the send buffer for [`Session::unsent`]. If that is empty, the session is paused: call
+    /// [`Session::on_sent`] with 0.
     Write,
     /// The end of the input: half-close the socket, then read as for [`Wants::Read`].
     Linger,
@@ -55,18 +53,14 @@ pub enum CloseRisk {
 /// The state of one client. The caller lends it a buffer, so an idle session owns none.
 pub struct Session<'s> {
     connection: Box<dyn Connection + 's>,
-    out: Vec<u8>,
-    sent: usize,
+    output: Output,
     next: Next,
     state: SessionState,
-    output: Output,
     phase: Option<Phase>,
     deadline: Option<MonotonicTime>,
     write_timeout: Duration,
     lingering_timeout: Duration,
     lingering_bytes: u64,
-    /// How many bytes of output were discarded, because the socket failed or the peer did not read.
-    lost: usize,
 }
 
 /// A phase of [`ReadTimeout::Total`], whose deadline does not move when bytes arrive.
@@ -94,14 +88,6 @@ enum SessionState {
     Closed,
 }
 
-/// How much output the peer has been sent in one piece, at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Output {
-    None,
-    Short,
-    Long,
-}
-
 impl<'s> Session<'s> {
     /// Creates the session of a client that connected at `now`. If the peer accepts less than 4 KiB of
     /// output, and not all of it, within `write_timeout`, the session closes; zero means no limit.
@@ -112,17 +98,14 @@ impl<'s> Session<'s> {
     ) -> Self {
         let mut session = Self {
             connection,
-            out: Vec::new(),
-            sent: 0,
+            output: Output::default(),
             next: Next::Read,
             state: SessionState::Open,
-            output: Output::None,
             phase: None,
             deadline: None,
             write_timeout,
             lingering_timeout: LINGERING_TIMEOUT,
             lingering_bytes: LINGERING_BYTES,
-            lost: 0,
         };
         session.rearm_deadline(now);
         session
@@ -139,7 +122,7 @@ impl<'s> Session<'s> {
     pub fn wants(&self) -> Wants {
         match self.state {
             SessionState::Ended | SessionState::Closed => Wants::Closed,
-            _ if self.sent < self.out.len() => Wants::Write,
+            _ if !self.output.is_sent() || self.output.is_paused() => Wants::Write,
             SessionState::LingeringClose { .. } => Wants::Linger,
             SessionState::Open | SessionState::HalfClosed => Wants::Read,
         }
@@ -165,7 +148,7 @@ impl<'s> Session<'s> {
 
     /// Returns the output that is not sent yet.
     pub fn unsent(&self) -> &[u8] {
-        &self.out[self.sent..]
+        self.output.unsent()
     }
 
     /// Returns whether the session may still read: it does not close after its unsent output.
@@ -176,9 +159,9 @@ impl<'s> Session<'s> {
 
     /// Returns what to ask the socket before it is closed because of [`Wants::Closed`].
     pub fn close_risk(&self) -> CloseRisk {
-        match (self.state, self.output) {
-            (SessionState::Ended, Output::Short) => CloseRisk::Unread,
-            (SessionState::Ended, Output::Long) => CloseRisk::UnreadOrUnacknowledged,
+        match (self.state, self.output.longest()) {
+            (SessionState::Ended, OutputLength::Short) => CloseRisk::Unread,
+            (SessionState::Ended, OutputLength::Long) => CloseRisk::UnreadOrUnacknowledged,
             _ => CloseRisk::None,
         }
     }
@@ -243,18 +226,30 @@ impl<'s> Session<'s> {
         reporter: &mut dyn WorkReporter,
         now: MonotonicTime,
     ) {
-        let before = self.sent;
-        self.sent = (self.sent + n).min(self.out.len());
-        let is_long = self.sent < self.out.len() || self.out.len() > SHORT_OUTPUT;
-        self.output = self.output.max(if is_long { Output::Long } else { Output::Short });
-        let progress = if n > 0 && self.sent == self.out.len()
-            || self.sent / WRITE_STEP > before / WRITE_STEP
-        {
-            IoProgress::Made
-        } else {
-            IoProgress::None
-        };
+        let progress = self.output.count_sent(n);
         self.pump(spare, reporter, now, progress);
+    }
+
+    /// Records that the first `n` unsent bytes were sent. If these were all, and the connection would
+    /// continue, the session pauses, so that others have their turn: see [`Wants::Write`].
+    pub(crate) fn on_sent_and_pause(
+        &mut self,
+        n: usize,
+        spare: &mut Vec<u8>,
+        reporter: &mut dyn WorkReporter,
+        now: MonotonicTime,
+    ) {
+        let progress = self.output.count_sent(n);
+        if !self.output.is_sent() || self.next != Next::Continue {
+            return self.pump(spare, reporter, now, progress);
+        }
+        self.output.pause();
+        self.deadline = None; // the peer is not waited for
+    }
+
+    /// Returns whether the session waits for a call of [`on_sent`](Self::on_sent) only.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.output.is_paused()
     }
 
     /// Handles a passed deadline. If output waits, or in a lingering close, the session closes.
@@ -287,7 +282,7 @@ impl<'s> Session<'s> {
             return;
         }
         let decided = self.next;
-        let waiting = self.wants() == Wants::Write;
+        let waiting = !self.output.is_sent();
         self.call_connection(spare, reporter, |connection, ctx| connection.drain(ctx));
         let closes = matches!(decided, Next::Close | Next::LingeringClose);
         if closes || (decided == Next::Continue && self.next == Next::Read) {
@@ -300,14 +295,12 @@ impl<'s> Session<'s> {
     pub fn abort(&mut self) {
         self.state = SessionState::Closed;
         self.deadline = None;
-        self.lost += self.out.len() - self.sent;
-        self.out.clear();
-        self.sent = 0;
+        self.output.discard();
     }
 
     /// Returns how many bytes of output were never sent, because the session was aborted.
     pub(crate) fn lost_bytes(&self) -> usize {
-        self.lost
+        self.output.lost()
     }
 
     /// Calls the connection, whose output goes to the session's buffer.
@@ -328,16 +321,14 @@ impl<'s> Session<'s> {
         reporter: &mut dyn WorkReporter,
         operation: impl FnOnce(&mut (dyn Connection + 's), &mut ConnectionContext<'_>) -> Next,
     ) {
-        if self.out.capacity() == 0 {
-            std::mem::swap(&mut self.out, spare);
-        }
-        let waiting = self.out.len();
+        let output = self.output.buffer(spare);
+        let waiting = output.len();
         match now {
             Some(now) => reporter.set_busy_since(now),
             None => reporter.set_busy(),
         }
         let connection = self.connection.as_mut();
-        let mut context = ConnectionContext::new(&mut self.out, reporter);
+        let mut context = ConnectionContext::new(output, reporter);
         // A panic closes this connection and affects no other: the half-changed state is dropped
         // with the connection.
         let result = catch_unwind(AssertUnwindSafe(|| operation(connection, &mut context)));
@@ -345,7 +336,7 @@ impl<'s> Session<'s> {
         match result {
             Ok(next) => self.next = next,
             Err(_) => {
-                self.out.truncate(waiting); // earlier output is complete and still sent
+                output.truncate(waiting); // earlier output is complete and still sent
                 self.next = Next::Close;
             }
         }
@@ -360,9 +351,8 @@ impl<'s> Session<'s> {
         progress: IoProgress,
     ) {
         let mut has_looked = false;
-        while self.wants() != Wants::Closed && self.sent == self.out.len() {
-            self.out.clear();
-            self.sent = 0;
+        while self.wants() != Wants::Closed && self.output.is_sent() {
+            self.output.clear();
             match self.next {
                 Next::Wait if has_looked => break,
                 // What it waits for may have come while its earlier output was sent.
@@ -388,9 +378,7 @@ impl<'s> Session<'s> {
             SessionState::Ended => self.deadline = None,
             _ => (),
         }
-        if self.out.is_empty() && self.out.capacity() > 0 {
-            self.return_buffer(spare);
-        }
+        self.output.return_buffer(spare);
         match (self.state, self.wants()) {
             (_, Wants::Write) => {
                 let has_limit = self.write_timeout > Duration::ZERO;
@@ -428,22 +416,6 @@ impl<'s> Session<'s> {
             }
         };
     }
-
-    /// Returns the empty buffer to the caller, or frees it if the caller has one already.
-    fn return_buffer(&mut self, spare: &mut Vec<u8>) {
-        let buffer = std::mem::take(&mut self.out);
-        if spare.capacity() == 0 {
-            *spare = buffer;
-        }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum IoProgress {
-    /// Enough bytes moved.
-    Made,
-    /// Too few bytes moved: the write deadline stays.
-    None,
 }
 
 #[cfg(test)]

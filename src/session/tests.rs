@@ -6,6 +6,7 @@ mod deadlines;
 mod draining;
 mod lingering_close;
 mod panics;
+mod pauses;
 mod property;
 
 use std::collections::VecDeque;
@@ -184,7 +185,7 @@ impl Client {
     fn check_invariants(&self) {
         assert_eq!(self.reporter.depth, 0);
         assert!(self.spare.is_empty());
-        let owns_nothing = self.session.out.capacity() == 0;
+        let owns_nothing = self.session.output.capacity() == 0;
         assert!(owns_nothing || self.wants() != Wants::Read, "an idle session keeps a buffer");
     }
 

@@ -25,7 +25,8 @@ pub use completion::CompletionClient;
 
 /// How many bytes are received in one piece.
 const INPUT_BYTES: usize = 64 << 10;
-/// How many steps one client may take before others have their turn.
+/// How many steps one client may take before others have their turn. After a long unit of work, they have
+/// it at once.
 const ROUNDS_MAX: usize = 16;
 
 /// One connected client.
@@ -166,15 +167,22 @@ impl<'s> Client<'s> {
     ) -> DriveStatus {
         let Buffers { input, spare, .. } = buffers;
         let mut drained_input = false;
+        tracker.begin_turn();
         for _ in 0..ROUNDS_MAX {
             let moved = match self.session.wants() {
                 Wants::Closed if self.may_close() => return DriveStatus::Closed,
                 Wants::Closed => Ok(()),
                 Wants::Write => self.stream.send(self.session.unsent()).map(|n| {
                     tracker.count_sent(n);
-                    self.session.on_sent(n, spare, tracker, clock::now_coarse());
+                    let now = clock::now_coarse();
+                    if tracker.must_yield() {
+                        self.session.on_sent_and_pause(n, spare, tracker, now);
+                    } else {
+                        self.session.on_sent(n, spare, tracker, now);
+                    }
                 }),
                 Wants::Read if drained_input => return DriveStatus::WantRead,
+                Wants::Read if tracker.must_yield() => return DriveStatus::Yield,
                 wants @ (Wants::Read | Wants::Linger) => {
                     if wants == Wants::Linger {
                         self.shut_write();
@@ -190,6 +198,7 @@ impl<'s> Client<'s> {
                 }
             };
             match moved {
+                Ok(()) if self.session.is_paused() => return DriveStatus::Yield,
                 Ok(()) => (),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return match self.session.wants() {

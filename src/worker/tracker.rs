@@ -1,5 +1,7 @@
 //! Work trackers: they write to the scoreboard what a thread is working on.
 
+mod pooled;
+
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,6 +15,7 @@ use crate::log::access::{ClientOutput, UnitLog};
 use crate::os::{clock, process};
 use crate::scoreboard::{EXTENSION_MAX, ThreadEntry, UnitTimeout};
 use crate::time::MonotonicTime;
+pub use pooled::PooledTracker;
 
 /// A unit that takes longer costs more than sending its output by itself.
 const LONG_UNIT: Duration = Duration::from_millis(1);
@@ -170,6 +173,19 @@ impl<'a> WorkTracker<'a> {
         number
     }
 
+    /// Begins a client's turn.
+    #[inline]
+    pub(super) fn begin_turn(&mut self) {
+        self.was_long = false;
+    }
+
+    /// Returns whether other clients come next: the last unit of work of this turn was a long one. In a
+    /// drain, what has arrived is answered first.
+    #[inline]
+    pub(super) fn must_yield(&self) -> bool {
+        self.was_long && !self.entry.lifecycle.drains_clients()
+    }
+
     /// Counts bytes that were received from a client.
     #[inline]
     pub fn count_received(&self, bytes: usize) {
@@ -321,39 +337,6 @@ impl Drop for WorkTracker<'_> {
         if self.entry.is_held() {
             self.entry.thread.set_idle();
         }
-    }
-}
-
-/// A work tracker of a thread that works on units only now and then, such as one of a pool. Between
-/// [`hold`](Self::hold) and [`release`](Self::release) alone it keeps an entry from other threads.
-pub struct PooledTracker<'a>(WorkTracker<'a>);
-
-impl<'a> PooledTracker<'a> {
-    /// Returns the tracker, with a thread entry: the last one, unless another thread has taken it. `None`
-    /// if other threads have all entries.
-    #[inline]
-    pub fn hold(&mut self) -> Option<&mut WorkTracker<'a>> {
-        self.0.entry.retake().then_some(&mut self.0)
-    }
-
-    /// Returns whether the thread holds its entry.
-    pub fn is_held(&self) -> bool {
-        self.0.entry.is_held()
-    }
-
-    /// Lets other threads take the entry until the next [`hold`](Self::hold).
-    #[inline]
-    pub fn release(&mut self) {
-        if self.is_held() {
-            self.0.entry.thread.set_idle();
-            self.0.entry.release();
-        }
-    }
-}
-
-impl<'a> From<WorkTracker<'a>> for PooledTracker<'a> {
-    fn from(tracker: WorkTracker<'a>) -> Self {
-        Self(tracker)
     }
 }
 

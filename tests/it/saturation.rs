@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use nix::sys::signal::Signal;
@@ -13,7 +13,10 @@ use crate::support::{Exit, Server};
 on_class!(sync: busy_worker_leaves_new_clients_to_another, client_wakes_one_of_the_idle_workers);
 on_class!(threads: busy_worker_leaves_new_clients_to_another, client_wakes_one_of_the_idle_workers);
 on_class!(mio: client_wakes_one_of_the_idle_workers);
-on_concurrent_classes!(new_clients_are_served_beside_greedy_clients);
+on_concurrent_classes!(
+    new_clients_are_served_beside_greedy_clients,
+    new_clients_are_served_between_long_requests,
+);
 
 /// A worker whose only thread is in a handler must not accept a client, which would wait for it.
 /// Otherwise each client would wake all eight.
@@ -81,19 +84,31 @@ fn new_clients_are_served_while_all_threads_are_busy() {
     server.finish();
 }
 
-/// Each of these clients has requests for twenty seconds of a thread, and yields after a few of them.
-#[test]
-fn new_clients_are_served_between_long_requests() {
-    let server = Server::start(&["-k", "threads", "--threads", "2"]);
+/// Each of these clients has requests for twenty seconds of a thread. Others have their turn after each.
+fn new_clients_are_served_between_long_requests(class: &str) {
+    let server = Server::start(&["-k", class, "--threads", "2"]);
+    let answers = AtomicUsize::new(0);
     let mut greedy = [(); 4].map(|()| server.connect());
     for client in &mut greedy {
         client.send("GET /sleep?ms=20 HTTP/1.1\r\nHost: test\r\n\r\n".repeat(1000));
         assert_eq!(client.answer().status(), 200);
     }
-    for _ in 0..3 {
-        assert_eq!(server.get("/").status(), 200);
-    }
-    stop_saturated(&server);
+    thread::scope(|scope| {
+        for client in &mut greedy {
+            scope.spawn(|| {
+                while client.try_answer().is_ok() {
+                    answers.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let waits = [(); 3].map(|()| {
+            let before = answers.load(Ordering::Relaxed);
+            assert_eq!(server.get("/").status(), 200);
+            answers.load(Ordering::Relaxed) - before
+        });
+        stop_saturated(&server);
+        assert!(waits.iter().any(|waited_for| *waited_for <= 24), "{waits:?} requests were first");
+    });
 }
 
 /// Greedy clients pipeline without end, and send requests before they have read the answers.

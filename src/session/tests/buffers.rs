@@ -5,10 +5,10 @@ use super::*;
 #[test]
 fn idle_session_owns_no_buffer() {
     let mut client = Client::with_replies(&[("abc", Next::Read)]);
-    assert_eq!(client.session.out.capacity(), 0);
+    assert_eq!(client.session.output.capacity(), 0);
     client.receive("x");
     client.send(3);
-    assert_eq!(client.session.out.capacity(), 0);
+    assert_eq!(client.session.output.capacity(), 0);
     assert_ne!(client.spare.capacity(), 0, "it becomes the spare buffer");
 }
 
@@ -42,7 +42,7 @@ fn second_buffer_is_freed() {
     let other = client.spare.as_ptr();
     client.send(3);
     assert_eq!(client.spare.as_ptr(), other);
-    assert_eq!(client.session.out.capacity(), 0);
+    assert_eq!(client.session.output.capacity(), 0);
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn lingering_close_owns_no_buffer() {
     let mut client = Client::with_replies(&[("no", Next::LingeringClose)]);
     client.receive("x");
     client.send(2);
-    assert_eq!((client.wants(), client.session.out.capacity()), (Wants::Linger, 0));
+    assert_eq!((client.wants(), client.session.output.capacity()), (Wants::Linger, 0));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Deadlines of reading and writing.
 
 use super::*;
+use crate::session::output::WRITE_STEP;
 
 #[test]
 fn no_timeout_has_no_deadline() {

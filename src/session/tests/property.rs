@@ -62,6 +62,8 @@ enum Event {
     Input(Vec<u8>),
     HalfClose,
     Writable(usize),
+    /// As `Writable`, and then others have their turn.
+    WritableAndPause(usize),
     Elapsed(Duration),
     Drain,
 }
@@ -81,6 +83,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         8 => vec(any::<u8>(), 1..5).prop_map(Event::Input),
         1 => Just(Event::HalfClose),
         16 => (0..200_usize).prop_map(Event::Writable),
+        4 => (0..200_usize).prop_map(Event::WritableAndPause),
         4 => (0..3000_u64).prop_map(|millis| Event::Elapsed(Duration::from_millis(millis))),
         1 => Just(Event::Drain),
     ]
@@ -132,6 +135,11 @@ fn run_events(
                 got.extend_from_slice(&session.unsent()[..n]);
                 session.on_sent(n, &mut spare, &mut reporter, now);
             }
+            Event::WritableAndPause(n) if wants == Wants::Write => {
+                let n = (n + 1).min(session.unsent().len());
+                got.extend_from_slice(&session.unsent()[..n]);
+                session.on_sent_and_pause(n, &mut spare, &mut reporter, now);
+            }
             Event::Elapsed(time) => {
                 now = now.saturating_add(time);
                 if session.deadline().is_some_and(|deadline| deadline <= now) {
@@ -143,7 +151,10 @@ fn run_events(
                 }
             }
             Event::Drain => session.drain(&mut spare, &mut reporter, now),
-            Event::Input(_) | Event::HalfClose | Event::Writable(_) => (),
+            Event::Input(_)
+            | Event::HalfClose
+            | Event::Writable(_)
+            | Event::WritableAndPause(_) => (),
         }
         let total = emitted.load(Ordering::Relaxed) as usize;
         if wants == Wants::Closed {
@@ -151,7 +162,8 @@ fn run_events(
         }
         if session.wants() != Wants::Closed {
             assert_eq!(got.len() + session.unsent().len(), total, "bytes are lost or duplicated");
-            assert_eq!(session.wants() == Wants::Write, !session.unsent().is_empty());
+            let waits = session.is_paused() || !session.unsent().is_empty();
+            assert_eq!(session.wants() == Wants::Write, waits);
             assert!(
                 session.deadline().is_none_or(|deadline| deadline > now)
                     || is_total_timeout(timeout)
@@ -161,7 +173,7 @@ fn run_events(
         }
         assert!(spare.is_empty());
         let idle = matches!(session.wants(), Wants::Read | Wants::Linger);
-        assert!(!idle || session.out.capacity() == 0, "an idle session keeps a buffer");
+        assert!(!idle || session.output.capacity() == 0, "an idle session keeps a buffer");
         assert_eq!(*received.lock().unwrap(), given);
     }
     let all: Vec<u8> = (0..got.len()).map(|number| number as u8).collect();
