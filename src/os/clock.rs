@@ -34,7 +34,7 @@ pub(crate) fn read_clocks() -> ClockReading {
 pub(crate) const COARSE_LAG: Duration = Duration::from_millis(10);
 
 /// Returns the CPU time of the calling thread, in user and in kernel mode. Costs a system call.
-pub(crate) fn thread_cpu_time() -> Duration {
+pub fn thread_cpu_time() -> Duration {
     Duration::from_nanos(read(ClockId::CLOCK_THREAD_CPUTIME_ID).as_nanos())
 }
 

@@ -48,6 +48,7 @@ pub use timer_wheel::TimerWheel;
 pub use tracker::{PooledTracker, WorkGuard, WorkTracker};
 
 use crate::app::ConfigError;
+pub use crate::os::clock::thread_cpu_time;
 pub use crate::os::credentials::Credentials;
 pub use crate::os::memory::release_free_memory;
 use crate::settings::Settings;

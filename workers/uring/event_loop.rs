@@ -9,7 +9,7 @@ use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Token};
 use ostler::worker::{
     Buffers, Client, Completion, DriveStatus, EpollAcceptor, ReadMode, Received, Ring, StopRequest,
-    TimerWheel, WorkTracker, WorkerContext, WorkerError,
+    TimerWheel, WorkTracker, WorkerContext, WorkerError, thread_cpu_time,
 };
 use slab::Slab;
 
@@ -97,7 +97,7 @@ impl<'a> EventLoop<'a> {
             self.ctx.lifecycle().notify();
             let awaited = if self.may_wait() { self.coalescing.results() } else { 0 };
             let results = self.turn(awaited)?;
-            self.coalescing.note_turn(awaited, results);
+            self.coalescing.note_turn(awaited, results, thread_cpu_time);
             if std::mem::take(&mut self.has_signals) {
                 self.handle_signals()?;
                 continue; // the worker may have drained

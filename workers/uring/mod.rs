@@ -3,6 +3,7 @@
 mod client_entry;
 mod coalescing;
 mod event_loop;
+mod trial;
 
 use ostler::app::ConfigError;
 use ostler::worker::{Credentials, WorkerClass, WorkerContext, WorkerError, check_ring};
