@@ -99,7 +99,9 @@ impl Coalescing {
         cpu_time: impl FnOnce() -> Duration,
     ) {
         if self.limit > 0 {
-            self.trial.note_results(results, cpu_time);
+            self.trial.note_turn(awaited > 0, results, cpu_time);
+        } else {
+            self.trial.note_other_turn();
         }
         if awaited == 0 {
             self.results_since_sleep += results;

@@ -6,6 +6,8 @@ use std::time::Duration;
 const RUN_IN_RESULTS: usize = 4096;
 /// How many results a block of a trial has. Every other block has waits.
 const BLOCK_RESULTS: usize = 512;
+/// How many results before each block are not compared: their outputs are sent in it.
+const UNCOUNTED_RESULTS: usize = 64;
 /// How many pairs of blocks a trial compares. Other load may slow down some of them.
 const PAIRS: usize = 15;
 /// For how many results the outcome holds. Then there is another trial.
@@ -17,71 +19,101 @@ const RATIO_MAX: f64 = 0.97;
 #[derive(Debug)]
 pub(super) struct Trial {
     step: Step,
-    /// How many results the step has had.
+    /// How many results the step has had, and how many of these came in turns that had waited.
     results: usize,
+    awaited_results: usize,
     /// The CPU time of the thread when the step began.
     cpu_time: Duration,
-    /// The CPU time a result with waits to that without them, of each pair of blocks.
+    /// The seconds a result of the last block with waits.
+    with_waits: f64,
+    /// The CPU time with waits to that without them, of each pair of blocks.
     ratios: Vec<f64>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     RunIn,
-    WithWaits,
-    /// The block before, with waits, took so many seconds a result.
-    WithoutWaits(f64),
-    Outcome {
-        waits_pay: bool,
-    },
+    BeforeBlock { waits: bool },
+    Block { waits: bool },
+    Outcome { waits_pay: bool },
 }
 
 impl Trial {
     pub(super) fn new() -> Self {
-        Self { step: Step::RunIn, results: 0, cpu_time: Duration::ZERO, ratios: Vec::new() }
+        Self {
+            step: Step::RunIn,
+            results: 0,
+            awaited_results: 0,
+            cpu_time: Duration::ZERO,
+            with_waits: 0.0,
+            ratios: Vec::new(),
+        }
     }
 
     /// Returns whether the loop may wait now.
     pub(super) fn allows_waits(&self) -> bool {
         match self.step {
-            Step::RunIn | Step::WithWaits => true,
-            Step::WithoutWaits(_) => false,
+            Step::RunIn => true,
+            Step::BeforeBlock { waits } | Step::Block { waits } => waits,
             Step::Outcome { waits_pay } => waits_pay,
         }
     }
 
-    /// Notes that the loop has handled so many results. `cpu_time` returns the CPU time of the thread.
-    pub(super) fn note_results(&mut self, results: usize, cpu_time: impl FnOnce() -> Duration) {
+    /// Notes that a turn has handled so many results. `cpu_time` returns the CPU time of the thread.
+    pub(super) fn note_turn(
+        &mut self,
+        has_waited: bool,
+        results: usize,
+        cpu_time: impl FnOnce() -> Duration,
+    ) {
         self.results += results;
+        self.awaited_results += if has_waited { results } else { 0 };
         let step_results = match self.step {
             Step::RunIn => RUN_IN_RESULTS,
-            Step::WithWaits | Step::WithoutWaits(_) => BLOCK_RESULTS,
+            Step::BeforeBlock { .. } => UNCOUNTED_RESULTS,
+            Step::Block { .. } => BLOCK_RESULTS,
             Step::Outcome { .. } => OUTCOME_RESULTS,
         };
         if self.results >= step_results {
             let now = cpu_time();
             let cost = now.saturating_sub(self.cpu_time).as_secs_f64() / self.results as f64;
             self.step = self.next_step(cost);
-            (self.results, self.cpu_time) = (0, now);
+            (self.results, self.awaited_results, self.cpu_time) = (0, 0, now);
+        }
+    }
+
+    /// Notes a turn in which the loop would not wait in any case. A block with such turns is repeated.
+    pub(super) fn note_other_turn(&mut self) {
+        if let Step::Block { waits } = self.step {
+            self.step = Step::BeforeBlock { waits };
+            (self.results, self.awaited_results) = (0, 0);
         }
     }
 
     /// Returns what follows a step that has taken so many seconds a result.
     fn next_step(&mut self, cost: f64) -> Step {
         match self.step {
-            Step::Outcome { .. } => Step::RunIn,
-            Step::RunIn => Step::WithWaits,
-            Step::WithWaits => Step::WithoutWaits(cost),
-            Step::WithoutWaits(with_waits) => {
-                self.ratios.push(with_waits / cost);
+            Step::RunIn => Step::BeforeBlock { waits: true },
+            Step::BeforeBlock { waits } => Step::Block { waits },
+            // The loop was not busy, or paused.
+            Step::Block { waits: true } if self.awaited_results < self.results / 2 => {
+                Step::BeforeBlock { waits: true }
+            }
+            Step::Block { waits: true } => {
+                self.with_waits = cost;
+                Step::BeforeBlock { waits: false }
+            }
+            Step::Block { waits: false } => {
+                self.ratios.push(self.with_waits / cost);
                 if self.ratios.len() < PAIRS {
-                    return Step::WithWaits;
+                    return Step::BeforeBlock { waits: true };
                 }
                 self.ratios.sort_by(f64::total_cmp);
-                let median = self.ratios[PAIRS / 2];
+                let waits_pay = self.ratios[PAIRS / 2] <= RATIO_MAX;
                 self.ratios.clear();
-                Step::Outcome { waits_pay: median <= RATIO_MAX }
+                Step::Outcome { waits_pay }
             }
+            Step::Outcome { .. } => Step::RunIn,
         }
     }
 }
@@ -90,12 +122,23 @@ impl Trial {
 mod tests {
     use super::*;
 
+    /// How many results a turn has after a wait, and without one.
+    const AWAITED: usize = 32;
+    const AT_ONCE: usize = 4;
+    /// How much of a result's time passes when its output is sent: in the next turn.
+    const SENDING_PERCENT: u32 = 50;
+    const TRIAL_RESULTS: usize = 50_000;
+
     /// A thread whose results take so long with waits and without them.
     struct Load {
         trial: Trial,
         cpu_time: Duration,
         with_waits: Duration,
         without_waits: Duration,
+        /// The time for the outputs of the last turn, which the next one sends.
+        sending: Duration,
+        /// Whether the loop is busy, so that turns wait.
+        is_busy: bool,
     }
 
     impl Load {
@@ -105,26 +148,44 @@ mod tests {
                 cpu_time: Duration::ZERO,
                 with_waits: Duration::from_nanos(with_waits),
                 without_waits: Duration::from_nanos(without_waits),
+                sending: Duration::ZERO,
+                is_busy: true,
             }
         }
 
-        /// Handles so many results, four at a time. Returns for how many of them waits were allowed.
+        fn turn(&mut self) -> (bool, usize) {
+            let waits = self.is_busy && self.trial.allows_waits();
+            let results = if waits { AWAITED } else { AT_ONCE };
+            let each = if waits { self.with_waits } else { self.without_waits };
+            let all = each * u32::try_from(results).unwrap();
+            let sending = all * SENDING_PERCENT / 100;
+            self.cpu_time += self.sending + (all - sending);
+            self.sending = sending;
+            self.trial.note_turn(waits, results, || self.cpu_time);
+            (waits, results)
+        }
+
+        /// Handles so many results. Returns how many of them came after waits.
         fn run(&mut self, results: usize) -> usize {
-            let mut allowed = 0;
-            for _ in 0..results / 4 {
-                let waits = self.trial.allows_waits();
-                self.cpu_time += 4 * if waits { self.with_waits } else { self.without_waits };
-                self.trial.note_results(4, || self.cpu_time);
-                allowed += if waits { 4 } else { 0 };
+            let (mut handled, mut awaited) = (0, 0);
+            while handled < results {
+                let (waits, results) = self.turn();
+                handled += results;
+                awaited += if waits { results } else { 0 };
             }
-            allowed
+            awaited
         }
 
-        /// Takes part in a whole trial. Returns whether waits pay.
-        fn run_trial(&mut self) -> bool {
-            self.run(RUN_IN_RESULTS + 2 * PAIRS * BLOCK_RESULTS);
-            assert!(matches!(self.trial.step, Step::Outcome { .. }));
-            self.trial.allows_waits()
+        /// Takes part in the rest of a trial. Returns whether waits pay.
+        fn outcome(&mut self) -> bool {
+            for _ in 0..TRIAL_RESULTS {
+                if let Step::Outcome { waits_pay } = self.trial.step {
+                    assert_eq!(self.trial.allows_waits(), waits_pay);
+                    return waits_pay;
+                }
+                self.turn();
+            }
+            panic!("the trial does not end: {:?}", self.trial)
         }
     }
 
@@ -132,44 +193,71 @@ mod tests {
     fn waits_that_save_enough_go_on() {
         for (with_waits, pays) in [(500, true), (960, true), (980, false), (1100, false)] {
             let mut load = Load::new(with_waits, 1000);
-            assert_eq!(load.run_trial(), pays, "{with_waits}");
-            let allowed = load.run(OUTCOME_RESULTS);
-            assert_eq!(allowed, if pays { OUTCOME_RESULTS } else { 0 });
+            assert_eq!(load.outcome(), pays, "{with_waits}");
+            let awaited = load.run(OUTCOME_RESULTS - AWAITED);
+            assert_eq!(awaited > 0, pays);
         }
     }
 
     #[test]
-    fn half_of_a_trial_is_without_waits() {
-        let blocks = PAIRS * BLOCK_RESULTS;
-        assert_eq!(Load::new(900, 1000).run(RUN_IN_RESULTS + 2 * blocks), RUN_IN_RESULTS + blocks);
+    fn trial_takes_little_of_the_time() {
+        let mut load = Load::new(1000, 1000);
+        let awaited = load.run(OUTCOME_RESULTS);
+        assert!(awaited < OUTCOME_RESULTS / 50, "{awaited} results were waited for");
     }
 
     #[test]
     fn other_load_in_some_blocks_changes_nothing() {
         for (with_waits, pays) in [(900, true), (1000, false)] {
             let mut load = Load::new(with_waits, 1000);
-            load.run(RUN_IN_RESULTS);
-            for pair in 0..PAIRS {
-                load.run(BLOCK_RESULTS);
-                load.cpu_time += Duration::from_millis(if pair % 5 == 0 { 3 } else { 0 });
-                load.run(BLOCK_RESULTS);
-                load.cpu_time += Duration::from_millis(if pair % 5 == 1 { 9 } else { 0 });
+            while load.trial.ratios.len() < PAIRS - 1 {
+                load.turn();
+                let is_slow = load.trial.ratios.len().is_multiple_of(5);
+                load.cpu_time += Duration::from_micros(if is_slow { 10 } else { 0 });
             }
-            assert_eq!(load.trial.allows_waits(), pays);
+            assert_eq!(load.outcome(), pays);
         }
+    }
+
+    #[test]
+    fn block_whose_turns_do_not_wait_is_repeated() {
+        let mut load = Load::new(800, 1000);
+        load.is_busy = false;
+        load.run(10 * TRIAL_RESULTS);
+        assert_eq!(load.trial.ratios.len(), 0, "waits were not tried");
+        load.is_busy = true;
+        assert!(load.outcome());
+    }
+
+    #[test]
+    fn time_without_waits_in_any_case_is_not_compared() {
+        let mut load = Load::new(1000, 1000);
+        let mut disturbed = None;
+        while !matches!(load.trial.step, Step::Outcome { .. }) {
+            // In each pair, in the block without waits, there are too few clients for a while.
+            let pair = Some(load.trial.ratios.len());
+            if load.trial.step == (Step::Block { waits: false }) && disturbed != pair {
+                disturbed = pair;
+                load.trial.note_other_turn();
+                load.cpu_time += Duration::from_millis(100);
+                load.trial.note_other_turn();
+            }
+            load.turn();
+        }
+        assert!(!load.trial.allows_waits());
     }
 
     #[test]
     fn outcome_is_looked_at_again() {
         let mut load = Load::new(1100, 1000);
-        assert!(!load.run_trial());
+        assert!(!load.outcome());
         load.with_waits = Duration::from_nanos(800);
         load.run(OUTCOME_RESULTS);
-        assert!(load.run_trial());
+        assert!(load.outcome());
     }
 
     #[test]
     fn clock_that_stands_still_leads_to_no_waits() {
-        assert!(!Load::new(0, 0).run_trial());
+        assert!(!Load::new(0, 0).outcome());
     }
 }
