@@ -76,7 +76,7 @@ impl Output {
         }
     }
 
-    /// Pauses after all has been sent, until [`clear`](Self::clear).
+    /// Pauses after all has been sent, until [`clear`](Self::clear) or [`buffer`](Self::buffer).
     pub(super) fn pause(&mut self) {
         self.is_paused = true;
     }
@@ -98,6 +98,7 @@ impl Output {
         if self.bytes.capacity() == 0 {
             mem::swap(&mut self.bytes, spare);
         }
+        self.is_paused = false;
         &mut self.bytes
     }
 

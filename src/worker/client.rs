@@ -172,15 +172,10 @@ impl<'s> Client<'s> {
             let moved = match self.session.wants() {
                 Wants::Closed if self.may_close() => return DriveStatus::Closed,
                 Wants::Closed => Ok(()),
-                Wants::Write => self.stream.send(self.session.unsent()).map(|n| {
-                    tracker.count_sent(n);
-                    let now = clock::now_coarse();
-                    if tracker.must_yield() {
-                        self.session.on_sent_and_pause(n, spare, tracker, now);
-                    } else {
-                        self.session.on_sent(n, spare, tracker, now);
-                    }
-                }),
+                Wants::Write => self
+                    .stream
+                    .send(self.session.unsent())
+                    .map(|n| self.report_sent(n, spare, tracker)),
                 Wants::Read if drained_input => return DriveStatus::WantRead,
                 Wants::Read if tracker.must_yield() => return DriveStatus::Yield,
                 wants @ (Wants::Read | Wants::Linger) => {
@@ -213,6 +208,18 @@ impl<'s> Client<'s> {
         match self.session.wants() {
             Wants::Closed if self.may_close() => DriveStatus::Closed,
             _ => DriveStatus::Yield,
+        }
+    }
+
+    /// Tells the session what was sent. If others must have their turn now, it pauses after its output.
+    #[inline]
+    fn report_sent(&mut self, count: usize, spare: &mut Vec<u8>, tracker: &mut WorkTracker<'_>) {
+        tracker.count_sent(count);
+        let now = clock::now_coarse();
+        if tracker.must_yield() {
+            self.session.on_sent_and_pause(count, spare, tracker, now);
+        } else {
+            self.session.on_sent(count, spare, tracker, now);
         }
     }
 
@@ -361,7 +368,8 @@ impl<'s> Client<'s> {
                     if lifecycle.process_signals() == StopRequest::Immediate {
                         return DriveStatus::Closed;
                     }
-                    if lifecycle.drains_clients() {
+                    if lifecycle.drains_clients() && !self.drained {
+                        self.drive(ReadMode::UntilWouldBlock, buffers, tracker); // what has arrived
                         self.drain(buffers, tracker);
                     }
                     continue;

@@ -34,6 +34,7 @@ on_every_class!(
     many_slow_calls_at_once_are_no_hang,
     hung_call_is_logged_with_method,
     drain_answers_received_calls,
+    drain_answers_calls_that_came_during_another,
     reload_under_load_loses_no_call,
     python_client_is_understood,
 );
@@ -392,6 +393,21 @@ fn drain_answers_received_calls(class: &str) {
     server.signal(Signal::SIGTERM);
     caller.expect(1, Value::Null);
     (0..200).for_each(|_| caller.expect(2, 3));
+    assert_eq!(caller.read_reply(), Reply::End);
+    drop(caller);
+    server.expect_clean_exit();
+}
+
+fn drain_answers_calls_that_came_during_another(class: &str) {
+    let mut server = start(class, &[]);
+    let mut caller = Caller::to(&server);
+    caller.send([request(1, "sleep", (500,)), request(2, "add", (1, 2))].concat());
+    caller.wait_taken(&server);
+    caller.send(request(3, "add", (3, 4)));
+    server.signal(Signal::SIGTERM);
+    caller.expect(1, Value::Null);
+    caller.expect(2, 3);
+    caller.expect(3, 7);
     assert_eq!(caller.read_reply(), Reply::End);
     drop(caller);
     server.expect_clean_exit();

@@ -40,12 +40,22 @@ fn only_a_connection_that_continues_pauses() {
 
 #[test]
 fn drain_ends_a_pause() {
+    for replies in [
+        vec![("abc", Next::Continue), ("", Next::Continue), ("def", Next::Close)],
+        vec![("abc", Next::Continue), ("def", Next::Close)],
+    ] {
+        assert_drain_ends_a_pause(&replies);
+    }
+}
+
+fn assert_drain_ends_a_pause(replies: &[(&'static str, Next)]) {
     let mut client = Client::new(ReadTimeout::None, SECOND);
-    client.add_replies(&[("abc", Next::Continue), ("", Next::Continue), ("def", Next::Close)]);
+    client.add_replies(replies);
     client.receive("x");
     client.send_and_pause(3);
     client.drain();
-    assert_eq!((client.unsent(), client.time_left()), ("def", Some(SECOND)));
+    assert_eq!((client.unsent(), client.session.is_paused()), ("def", false));
+    assert_eq!(client.time_left(), Some(SECOND));
     client.send(3);
     assert_eq!((client.wants(), client.session.lost_bytes()), (Wants::Closed, 0));
 }

@@ -162,6 +162,7 @@ fn run_events(
         }
         if session.wants() != Wants::Closed {
             assert_eq!(got.len() + session.unsent().len(), total, "bytes are lost or duplicated");
+            assert!(!session.is_paused() || session.unsent().is_empty());
             let waits = session.is_paused() || !session.unsent().is_empty();
             assert_eq!(session.wants() == Wants::Write, waits);
             assert!(

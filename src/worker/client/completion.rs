@@ -84,10 +84,13 @@ impl CompletionClient<'_> {
         buffers: &mut Buffers,
         tracker: &mut WorkTracker<'_>,
     ) {
+        tracker.begin_turn();
+        self.report_sent(count, buffers, tracker);
+    }
+
+    fn report_sent(&mut self, count: usize, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         self.client.restore_records(tracker);
-        tracker.count_sent(count);
-        let spare = &mut buffers.spare;
-        self.client.session.on_sent(count, spare, tracker, clock::now_coarse());
+        self.client.report_sent(count, &mut buffers.spare, tracker);
         buffers.keep_spare();
         self.advance(buffers, tracker);
     }
@@ -100,12 +103,16 @@ impl CompletionClient<'_> {
         buffers: &mut Buffers,
         tracker: &mut WorkTracker<'_>,
     ) -> DriveStatus {
+        tracker.begin_turn();
         for _ in 0..ROUNDS_MAX {
             if self.status() != DriveStatus::WantWrite {
                 return self.status();
             }
+            if self.client.session.is_paused() && tracker.must_yield() {
+                break;
+            }
             match self.client.stream.send(self.output()) {
-                Ok(count) => self.complete_send(count, buffers, tracker),
+                Ok(count) => self.report_sent(count, buffers, tracker),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     return DriveStatus::WantWrite;
                 }
