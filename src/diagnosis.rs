@@ -61,7 +61,7 @@ pub(crate) enum HangCause {
     Stopped,
     /// Its control group is frozen.
     Frozen,
-    /// It is ready to run, and its control group gets too little CPU.
+    /// It, or a thread for which it may wait, is ready to run, and its control group gets too little CPU.
     Throttled,
     /// It sleeps uninterruptibly in the kernel, where no signal reaches it.
     Unkillable,
@@ -117,6 +117,18 @@ impl ProcessSample {
     pub(crate) fn next_sample_at(&self) -> MonotonicTime {
         self.taken_at + SAMPLE_INTERVAL + self.cpu_period.unwrap_or_default()
     }
+
+    /// Returns how much CPU time the other threads have used since an earlier sample. Those that have
+    /// ended since are not counted.
+    pub(crate) fn others_cpu_time_since(&self, earlier: &Self) -> Duration {
+        let before = |number| earlier.other(number).map_or(Duration::ZERO, |t| t.cpu_time);
+        let used = |t: &ThreadSample| t.cpu_time.saturating_sub(before(t.thread_id));
+        self.other_threads.iter().map(used).sum()
+    }
+
+    fn other(&self, thread_id: u64) -> Option<&ThreadSample> {
+        self.other_threads.iter().find(|thread| thread.thread_id == thread_id)
+    }
 }
 
 /// Classifies two samples, and reports all threads of the second.
@@ -124,7 +136,7 @@ pub(crate) fn diagnose(first: &ProcessSample, second: &ProcessSample) -> Diagnos
     let (cause, cpu) = classify(first, second);
     let between = second.taken_at.duration_since(first.taken_at);
     let others = second.other_threads.iter().map(|after| {
-        let before = first.other_threads.iter().find(|before| before.thread_id == after.thread_id);
+        let before = first.other(after.thread_id);
         (after.clone(), before.and_then(|before| cpu_percent(before, after, between)))
     });
     Diagnosis {
@@ -148,10 +160,15 @@ pub(crate) fn classify(first: &ProcessSample, second: &ProcessSample) -> (HangCa
         let seen = [before, after];
         after.is_some() && seen.into_iter().flatten().all(|t| states.contains(&t.state))
     };
-    // A sleeping thread needs no CPU, even if other processes of its group are throttled.
+    // A sleeping thread needs no CPU, even if other processes of its group are throttled. But it may
+    // wait for a thread that does.
     let is_ready = before.into_iter().chain(after).any(|thread| thread.state == 'R');
-    let denied = is_ready && first.throttled_count < second.throttled_count;
-    let starved = denied && cpu.is_none_or(|cpu| cpu < STARVED_CPU_PERCENT);
+    let lacks_cpu = if is_ready {
+        cpu.is_none_or(|cpu| cpu < STARVED_CPU_PERCENT)
+    } else {
+        was(&['S']) && others_lack_cpu(first, second, between)
+    };
+    let starved = lacks_cpu && first.throttled_count < second.throttled_count;
     let cause = if second.is_dumping_core {
         HangCause::DumpingCore
     } else if first.is_frozen || second.is_frozen {
@@ -170,6 +187,16 @@ pub(crate) fn classify(first: &ProcessSample, second: &ProcessSample) -> (HangCa
         HangCause::Blocked
     };
     (cause, cpu)
+}
+
+/// Returns whether some of the other threads were ready, and all of them together have run little.
+fn others_lack_cpu(first: &ProcessSample, second: &ProcessSample, between: Duration) -> bool {
+    let is_ready = |after: &&ThreadSample| {
+        after.state == 'R' && first.other(after.thread_id).is_some_and(|t| t.state == 'R')
+    };
+    let ran = second.others_cpu_time_since(first);
+    second.other_threads.iter().any(|after| is_ready(&after))
+        && ran * 100 < between * STARVED_CPU_PERCENT
 }
 
 /// Returns how much of an interval a thread has run, in percent.
@@ -262,6 +289,31 @@ mod tests {
             HangCause::Blocked,
             "other processes of its group were throttled"
         );
+    }
+
+    #[test]
+    fn cause_of_sleep_beside_threads_that_lack_cpu_is_throttled() {
+        let other = |state, ran: u64| ThreadSample {
+            thread_id: 8,
+            state,
+            cpu_time: Duration::from_millis(100 + ran),
+            ..ThreadSample::default()
+        };
+        let cause = |state, others: [ThreadSample; 2], throttled| {
+            let [before, after] = others;
+            let (count, threads) = (Some(3), vec![before]);
+            let first =
+                ProcessSample { throttled_count: count, other_threads: threads, ..sample(state) };
+            let (count, threads) = (Some(throttled), vec![after]);
+            let second = later_sample(state, 0);
+            let second = ProcessSample { throttled_count: count, other_threads: threads, ..second };
+            cause_of(first, second).0
+        };
+        assert_eq!(cause('S', [other('R', 0), other('R', 9)], 4), HangCause::Throttled);
+        assert_eq!(cause('S', [other('R', 0), other('R', 9)], 3), HangCause::Blocked);
+        assert_eq!(cause('S', [other('R', 0), other('R', 10)], 4), HangCause::Blocked);
+        assert_eq!(cause('S', [other('S', 0), other('R', 9)], 4), HangCause::Blocked);
+        assert_eq!(cause('D', [other('R', 0), other('R', 9)], 4), HangCause::Unkillable);
     }
 
     #[test]

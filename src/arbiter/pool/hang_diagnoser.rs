@@ -38,6 +38,8 @@ struct CpuStarvation {
     thread: u64,
     /// Its CPU time when that was first seen.
     initial_cpu_time: Duration,
+    /// How much CPU time the other threads of its process have used since.
+    others_cpu_time: Duration,
     /// The sample at which its timeout was last extended.
     last_extension: ProcessSample,
 }
@@ -81,8 +83,9 @@ impl HangDiagnoser {
     }
 
     /// Returns `Throttled` instead of `Busy` or `Blocked` if the thread has got too little CPU time since
-    /// its timeout was last extended: it has a whole `timeout` after the throttling. Once its CPU time reaches the limit, it is `Busy`: an endless loop uses up
-    /// any CPU time.
+    /// its timeout was last extended: it has a whole `timeout` after the throttling. Once its CPU time
+    /// reaches the limit, it is `Busy`: an endless loop uses up any CPU time. A thread that sleeps is
+    /// `Blocked` once the CPU time of all threads reaches the limit: it waits for something else.
     fn adjust_for_starvation(
         &mut self,
         suspect: Suspect,
@@ -96,8 +99,12 @@ impl HangDiagnoser {
             .get(&suspect.id)
             .filter(|starvation| starvation.is_about(suspect, number));
         let first = known.map_or(cpu_time, |starvation| starvation.initial_cpu_time);
-        let used_full_limit =
-            !suspect.limit.is_zero() && cpu_time.saturating_sub(first) >= suspect.limit;
+        let others = known.map_or(Duration::ZERO, |starvation| {
+            let since_then = sample.others_cpu_time_since(&starvation.last_extension);
+            starvation.others_cpu_time + since_then
+        });
+        let own = cpu_time.saturating_sub(first);
+        let is_used_up = |used| !suspect.limit.is_zero() && used >= suspect.limit;
         let was_starved = || {
             known.is_some_and(|starvation| {
                 classify(&starvation.last_extension, &sample).0 == HangCause::Throttled
@@ -115,13 +122,17 @@ impl HangDiagnoser {
         if !is_starved {
             return cause;
         }
-        if used_full_limit {
+        if is_used_up(own) {
             return HangCause::Busy;
+        }
+        if thread.state == 'S' && is_used_up(own + others) {
+            return HangCause::Blocked;
         }
         let starvation = CpuStarvation {
             since: suspect.since,
             thread: number,
             initial_cpu_time: first,
+            others_cpu_time: others,
             last_extension: sample,
         };
         self.cpu_starved.insert(suspect.id, starvation);
@@ -193,6 +204,28 @@ mod tests {
         assert_eq!(adjust(2, 500), HangCause::Throttled);
         assert_eq!(adjust(3, 1099), HangCause::Throttled);
         assert_eq!(adjust(4, 1100), HangCause::Busy);
+    }
+
+    #[test]
+    fn sleep_after_full_cpu_time_of_all_threads_is_blocked() {
+        let mut diagnoser = HangDiagnoser::default();
+        let mut adjust = |secs, ended: &[u64], others_ran: u64| {
+            let mut sample = sample(secs, Duration::from_millis(100), secs);
+            let thread = sample.thread.as_mut().unwrap();
+            thread.state = 'S';
+            let thread = thread.clone();
+            let others = (8..12).filter(|number| !ended.contains(number));
+            let cpu_time = Duration::from_millis(others_ran);
+            let others =
+                others.map(|thread_id| ThreadSample { thread_id, cpu_time, ..thread.clone() });
+            sample.other_threads = others.collect();
+            diagnoser.adjust_for_starvation(suspect(1), HangCause::Throttled, sample)
+        };
+        assert_eq!(adjust(1, &[], 1000), HangCause::Throttled);
+        assert_eq!(adjust(2, &[], 1100), HangCause::Throttled, "0.4 s");
+        assert_eq!(adjust(3, &[8, 9], 1200), HangCause::Throttled, "0.6 s; two have ended");
+        assert_eq!(adjust(4, &[8, 9], 1399), HangCause::Throttled, "0.998 s");
+        assert_eq!(adjust(5, &[8, 9], 1400), HangCause::Blocked, "1 s");
     }
 
     #[test]
