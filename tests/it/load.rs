@@ -238,63 +238,81 @@ fn kept_by_proxy(shared: &Shared, target: &Target) -> io::Result<()> {
 }
 
 fn keep(shared: &Shared, target: &Target, by_proxy: bool) -> io::Result<()> {
-    // An answer may have arrived long before its client had time to read it.
-    let mut asked = Instant::now();
-    let mut client = target.connect().map_err(|error| with_context("connect", error))?;
+    let mut connection = KeptConnection::open(target, by_proxy)?;
     while !shared.stopped() {
-        let before = std::mem::replace(&mut asked, Instant::now());
-        let sent = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
-        let unsent = before.elapsed();
-        match sent.and_then(|()| client.try_answer()) {
-            Ok(answer) => {
-                shared.check_answer(&answer)?;
-                thread::sleep(PAUSE);
-                if answer.head.closes() {
-                    break;
-                }
-            }
-            Err(error) => {
-                let idle = if by_proxy { before.elapsed() } else { unsent };
-                if idle > KEEPALIVE_RACE_MIN {
-                    break;
-                }
-                return Err(with_context("later request", error));
-            }
+        connection.ask();
+        if connection.ends_with_answer(shared)? {
+            break;
         }
+        thread::sleep(PAUSE);
     }
-    client.reset();
+    connection.client.reset();
     Ok(())
 }
 
 /// Keeps many connections. Sends a request over each before it reads the answers.
 fn flood(shared: &Shared, target: &Target) -> io::Result<()> {
-    let connect = || {
-        let client = target.connect().map_err(|error| with_context("connect", error))?;
-        io::Result::Ok((client, Instant::now()))
-    };
-    let mut clients = (0..FLOOD).map(|_| connect()).collect::<io::Result<Vec<_>>>()?;
+    let open = || KeptConnection::open(target, false);
+    let mut connections = (0..FLOOD).map(|_| open()).collect::<io::Result<Vec<_>>>()?;
     while !shared.stopped() {
-        let send = |(client, asked): &mut (Client, Instant)| {
-            let before = std::mem::replace(asked, Instant::now());
-            (client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n"), before.elapsed())
-        };
-        let sent: Vec<_> = clients.iter_mut().map(send).collect();
-        for (client, (sent, unsent)) in clients.iter_mut().zip(sent) {
-            let ends = match sent.and_then(|()| client.0.try_answer()) {
-                Ok(answer) => {
-                    shared.check_answer(&answer)?;
-                    answer.head.closes()
-                }
-                Err(_) if unsent > KEEPALIVE_RACE_MIN => true,
-                Err(error) => return Err(with_context("later request", error)),
-            };
-            if ends {
-                *client = connect()?;
+        connections.iter_mut().for_each(KeptConnection::ask);
+        for connection in &mut connections {
+            if connection.ends_with_answer(shared)? {
+                *connection = open()?;
             }
         }
     }
-    clients.into_iter().for_each(|(client, _)| client.reset());
+    connections.into_iter().for_each(|connection| connection.client.reset());
     Ok(())
+}
+
+/// A connection for one request after the other.
+struct KeptConnection {
+    client: Client,
+    /// Whether a proxy may pass a request on late.
+    by_proxy: bool,
+    /// When the last request was sent, or before that, when the connection was opened.
+    asked: Instant,
+    /// The same of the request before.
+    asked_before: Instant,
+    /// How long the connection may have been idle when the last request was sent.
+    idle: Duration,
+    sent: io::Result<()>,
+}
+
+impl KeptConnection {
+    fn open(target: &Target, by_proxy: bool) -> io::Result<Self> {
+        let now = Instant::now();
+        let client = target.connect().map_err(|error| with_context("connect", error))?;
+        let (idle, sent) = (Duration::ZERO, Ok(()));
+        Ok(Self { client, by_proxy, asked: now, asked_before: now, idle, sent })
+    }
+
+    /// Sends a request.
+    fn ask(&mut self) {
+        // The answer to the last one may have arrived long before this client had time to read it.
+        self.asked_before = std::mem::replace(&mut self.asked, Instant::now());
+        self.sent = self.client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        self.idle = self.asked_before.elapsed();
+    }
+
+    /// Reads the answer. Returns whether the connection ends with it, or has ended because it was idle.
+    fn ends_with_answer(&mut self, shared: &Shared) -> io::Result<bool> {
+        let sent = std::mem::replace(&mut self.sent, Ok(()));
+        match sent.and_then(|()| self.client.try_answer()) {
+            Ok(answer) => {
+                shared.check_answer(&answer)?;
+                Ok(answer.head.closes())
+            }
+            Err(error) => {
+                let idle = if self.by_proxy { self.asked_before.elapsed() } else { self.idle };
+                if idle > KEEPALIVE_RACE_MIN {
+                    return Ok(true);
+                }
+                Err(with_context("later request", error))
+            }
+        }
+    }
 }
 
 fn with_context(when: &str, error: io::Error) -> io::Error {
