@@ -35,6 +35,7 @@ on_every_class!(
     hung_call_is_logged_with_method,
     drain_answers_received_calls,
     drain_answers_calls_that_came_during_another,
+    drain_answers_calls_behind_long_answers,
     reload_under_load_loses_no_call,
     python_client_is_understood,
 );
@@ -408,6 +409,27 @@ fn drain_answers_calls_that_came_during_another(class: &str) {
     caller.expect(1, Value::Null);
     caller.expect(2, 3);
     caller.expect(3, 7);
+    assert_eq!(caller.read_reply(), Reply::End);
+    drop(caller);
+    server.expect_clean_exit();
+}
+
+/// The answers are too long to be sent together with others.
+fn drain_answers_calls_behind_long_answers(class: &str) {
+    let mut server = start(class, &[]);
+    let mut caller = Caller::to(&server);
+    let long = "x".repeat(20_000);
+    let both = |id| [request(id, "echo", (&long,)), request(id, "sleep", (200,))].concat();
+    caller.send((1..=3).flat_map(both).collect::<Vec<_>>());
+    caller.expect(1, long.as_str());
+    caller.expect(1, Value::Null);
+    caller.send(request(4, "add", (3, 4)));
+    server.signal(Signal::SIGTERM);
+    for id in 2..=3 {
+        caller.expect(id, long.as_str());
+        caller.expect(id, Value::Null);
+    }
+    caller.expect(4, 7);
     assert_eq!(caller.read_reply(), Reply::End);
     drop(caller);
     server.expect_clean_exit();

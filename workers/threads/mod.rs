@@ -297,13 +297,14 @@ fn drive<'a>(
         } else {
             ReadMode::UntilShortRead
         };
-        let was_draining = ctx.lifecycle().drains_clients();
+        let is_draining = ctx.lifecycle().drains_clients();
         let status = client.drive(mode, buffers, tracker);
-        // Only now: first answer what it has already sent.
-        let has_driven = was_draining || status != DriveStatus::Yield;
-        let drains = has_driven && ctx.lifecycle().drains_clients() && !client.is_drained();
-        if drains && status != DriveStatus::Closed {
-            client.drain(buffers, tracker);
+        if ctx.lifecycle().drains_clients() && !client.is_drained() && status != DriveStatus::Closed
+        {
+            // First answer what it has sent before the drain began.
+            if is_draining {
+                client.drain(buffers, tracker);
+            }
             continue;
         }
         match status {

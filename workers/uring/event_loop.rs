@@ -175,7 +175,9 @@ impl<'a> EventLoop<'a> {
     fn receive_due(&mut self) -> io::Result<()> {
         for _ in 0..DRAIN_TURNS_MIN + self.clients.len() / CLIENTS_PER_DRAIN_TURN {
             // A turn without results may have sent answers, whose clients are received from next.
-            if self.turn(0)? == 0 && !self.ring.has_work() {
+            let results = self.turn(0)?;
+            self.send_ready()?;
+            if results == 0 && self.ready.is_empty() && !self.ring.has_work() {
                 break;
             }
         }
