@@ -7,7 +7,7 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 
-use crate::proc::voluntary_switches;
+use crate::proc::{voluntary_switches, wait_until};
 use crate::support::{Exit, Server};
 
 on_class!(sync: busy_worker_leaves_new_clients_to_another, client_wakes_one_of_the_idle_workers);
@@ -109,6 +109,8 @@ fn new_clients_are_served_between_long_requests(class: &str) {
             assert_eq!(server.get("/").status(), 200);
             answers.load(Ordering::Relaxed) - before
         });
+        let before = answers.load(Ordering::Relaxed);
+        wait_until("the others are served too", || answers.load(Ordering::Relaxed) > before);
         stop_saturated(&server);
         assert!(waits.iter().any(|waited_for| *waited_for <= 48), "{waits:?} answers were first");
     });

@@ -8,6 +8,8 @@ const RUN_IN_RESULTS: usize = 4096;
 const BLOCK_RESULTS: usize = 512;
 /// How many results before each block are not compared: their outputs are sent in it.
 const UNCOUNTED_RESULTS: usize = 64;
+/// How many blocks in a row have waits in less than half of their turns before the loop does without.
+const IDLE_BLOCKS_MAX: usize = 64;
 /// How many pairs of blocks a trial compares. Other load may slow down some of them.
 const PAIRS: usize = 15;
 /// For how many results the outcome holds. Then there is another trial.
@@ -24,6 +26,8 @@ pub(super) struct Trial {
     awaited_results: usize,
     /// The CPU time of the thread when the step began.
     cpu_time: Duration,
+    /// How many blocks in a row had waits in few of their turns.
+    idle_blocks: usize,
     /// The seconds a result of the last block with waits.
     with_waits: f64,
     /// The CPU time with waits to that without them, of each pair of blocks.
@@ -45,6 +49,7 @@ impl Trial {
             results: 0,
             awaited_results: 0,
             cpu_time: Duration::ZERO,
+            idle_blocks: 0,
             with_waits: 0.0,
             ratios: Vec::new(),
         }
@@ -97,10 +102,15 @@ impl Trial {
             Step::BeforeBlock { waits } => Step::Block { waits },
             // The loop was not busy, or paused.
             Step::Block { waits: true } if self.awaited_results < self.results / 2 => {
-                Step::BeforeBlock { waits: true }
+                self.idle_blocks += 1;
+                if self.idle_blocks < IDLE_BLOCKS_MAX {
+                    return Step::BeforeBlock { waits: true };
+                }
+                (self.idle_blocks, self.ratios) = (0, Vec::new());
+                Step::Outcome { waits_pay: false }
             }
             Step::Block { waits: true } => {
-                self.with_waits = cost;
+                (self.idle_blocks, self.with_waits) = (0, cost);
                 Step::BeforeBlock { waits: false }
             }
             Step::Block { waits: false } => {
@@ -195,7 +205,7 @@ mod tests {
             let mut load = Load::new(with_waits, 1000);
             assert_eq!(load.outcome(), pays, "{with_waits}");
             let awaited = load.run(OUTCOME_RESULTS - AWAITED);
-            assert_eq!(awaited > 0, pays);
+            assert!(if pays { awaited > OUTCOME_RESULTS / 10 * 9 } else { awaited == 0 });
         }
     }
 
@@ -208,14 +218,20 @@ mod tests {
 
     #[test]
     fn other_load_in_some_blocks_changes_nothing() {
-        for (with_waits, pays) in [(900, true), (1000, false)] {
+        for (with_waits, is_slow, pays) in [(900, true, true), (1000, false, false)] {
             let mut load = Load::new(with_waits, 1000);
-            while load.trial.ratios.len() < PAIRS - 1 {
+            let mut slow_pair = None;
+            while !matches!(load.trial.step, Step::Outcome { .. }) {
+                // Every fifth pair has one slow block: with waits, or without.
+                let pair = load.trial.ratios.len();
+                let is_block = load.trial.step == (Step::Block { waits: is_slow });
+                if is_block && pair.is_multiple_of(5) && slow_pair != Some(pair) {
+                    slow_pair = Some(pair);
+                    load.cpu_time += Duration::from_millis(3);
+                }
                 load.turn();
-                let is_slow = load.trial.ratios.len().is_multiple_of(5);
-                load.cpu_time += Duration::from_micros(if is_slow { 10 } else { 0 });
             }
-            assert_eq!(load.outcome(), pays);
+            assert_eq!(load.trial.allows_waits(), pays);
         }
     }
 
@@ -223,10 +239,20 @@ mod tests {
     fn block_whose_turns_do_not_wait_is_repeated() {
         let mut load = Load::new(800, 1000);
         load.is_busy = false;
-        load.run(10 * TRIAL_RESULTS);
+        load.run(RUN_IN_RESULTS + (IDLE_BLOCKS_MAX / 2) * BLOCK_RESULTS);
         assert_eq!(load.trial.ratios.len(), 0, "waits were not tried");
         load.is_busy = true;
         assert!(load.outcome());
+    }
+
+    #[test]
+    fn loop_that_is_hardly_busy_does_without_waits() {
+        let mut load = Load::new(800, 1000);
+        load.is_busy = false;
+        assert!(!load.outcome());
+        load.is_busy = true;
+        load.run(OUTCOME_RESULTS);
+        assert!(load.outcome(), "until the next trial");
     }
 
     #[test]
