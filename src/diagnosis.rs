@@ -27,6 +27,9 @@ pub(crate) struct ProcessSample {
     pub(crate) throttled_count: Option<u64>,
     /// The longest CPU period of its control groups with a CPU quota; `None` if none has one.
     pub(crate) cpu_period: Option<Duration>,
+    /// How much CPU time all of its threads have used, also those that have ended; `None` if that could
+    /// not be read.
+    pub(crate) cpu_time: Option<Duration>,
     /// The overdue thread; `None` if it could not be read.
     pub(crate) thread: Option<ThreadSample>,
     /// Its other threads, or some of them if there are many.
@@ -108,6 +111,7 @@ impl ProcessSample {
             is_frozen: false,
             throttled_count: None,
             cpu_period: None,
+            cpu_time: None,
             thread: None,
             other_threads: Vec::new(),
         }
@@ -116,14 +120,6 @@ impl ProcessSample {
     /// Returns when to take the second sample, if this is the first.
     pub(crate) fn next_sample_at(&self) -> MonotonicTime {
         self.taken_at + SAMPLE_INTERVAL + self.cpu_period.unwrap_or_default()
-    }
-
-    /// Returns how much CPU time the other threads have used since an earlier sample. Those that have
-    /// ended since are not counted.
-    pub(crate) fn others_cpu_time_since(&self, earlier: &Self) -> Duration {
-        let before = |number| earlier.other(number).map_or(Duration::ZERO, |t| t.cpu_time);
-        let used = |t: &ThreadSample| t.cpu_time.saturating_sub(before(t.thread_id));
-        self.other_threads.iter().map(used).sum()
     }
 
     fn other(&self, thread_id: u64) -> Option<&ThreadSample> {
@@ -166,7 +162,7 @@ pub(crate) fn classify(first: &ProcessSample, second: &ProcessSample) -> (HangCa
     let lacks_cpu = if is_ready {
         cpu.is_none_or(|cpu| cpu < STARVED_CPU_PERCENT)
     } else {
-        was(&['S']) && others_lack_cpu(first, second, between)
+        is_asleep(first, second) && others_lack_cpu(first, second, between)
     };
     let starved = lacks_cpu && first.throttled_count < second.throttled_count;
     let cause = if second.is_dumping_core {
@@ -189,14 +185,23 @@ pub(crate) fn classify(first: &ProcessSample, second: &ProcessSample) -> (HangCa
     (cause, cpu)
 }
 
-/// Returns whether some of the other threads were ready, and all of them together have run little.
+/// Returns whether the overdue thread slept in both samples.
+pub(crate) fn is_asleep(first: &ProcessSample, second: &ProcessSample) -> bool {
+    let both = first.thread.as_ref().zip(second.thread.as_ref());
+    both.is_some_and(|(before, after)| {
+        before.thread_id == after.thread_id && [before.state, after.state] == ['S', 'S']
+    })
+}
+
+/// Returns whether another thread was ready in both samples, and the process has run little.
 fn others_lack_cpu(first: &ProcessSample, second: &ProcessSample, between: Duration) -> bool {
-    let is_ready = |after: &&ThreadSample| {
-        after.state == 'R' && first.other(after.thread_id).is_some_and(|t| t.state == 'R')
-    };
-    let ran = second.others_cpu_time_since(first);
-    second.other_threads.iter().any(|after| is_ready(&after))
-        && ran * 100 < between * STARVED_CPU_PERCENT
+    let was_ready = |number| first.other(number).is_some_and(|before| before.state == 'R');
+    let mut ready = second.other_threads.iter().filter(|after| after.state == 'R');
+    let ran = first.cpu_time.zip(second.cpu_time);
+    ready.any(|after| was_ready(after.thread_id))
+        && ran.is_some_and(|(before, after)| {
+            after.saturating_sub(before) * 100 < between * STARVED_CPU_PERCENT
+        })
 }
 
 /// Returns how much of an interval a thread has run, in percent.
@@ -220,6 +225,7 @@ mod tests {
             is_frozen: false,
             throttled_count: None,
             cpu_period: None,
+            cpu_time: None,
             thread: Some(thread),
             other_threads: Vec::new(),
         }
@@ -293,27 +299,28 @@ mod tests {
 
     #[test]
     fn cause_of_sleep_beside_threads_that_lack_cpu_is_throttled() {
-        let other = |state, ran: u64| ThreadSample {
-            thread_id: 8,
-            state,
-            cpu_time: Duration::from_millis(100 + ran),
-            ..ThreadSample::default()
-        };
-        let cause = |state, others: [ThreadSample; 2], throttled| {
-            let [before, after] = others;
-            let (count, threads) = (Some(3), vec![before]);
-            let first =
-                ProcessSample { throttled_count: count, other_threads: threads, ..sample(state) };
-            let (count, threads) = (Some(throttled), vec![after]);
-            let second = later_sample(state, 0);
-            let second = ProcessSample { throttled_count: count, other_threads: threads, ..second };
+        let other = |state| ThreadSample { thread_id: 8, state, ..ThreadSample::default() };
+        let cause = |state, others: [char; 2], throttled, ran: u64| {
+            let [before, after] = others.map(|state| vec![other(state)]);
+            let first = ProcessSample {
+                throttled_count: Some(3),
+                cpu_time: Some(Duration::from_millis(100)),
+                other_threads: before,
+                ..sample(state)
+            };
+            let second = ProcessSample {
+                throttled_count: Some(throttled),
+                cpu_time: Some(Duration::from_millis(100 + ran)),
+                other_threads: after,
+                ..later_sample(state, 0)
+            };
             cause_of(first, second).0
         };
-        assert_eq!(cause('S', [other('R', 0), other('R', 9)], 4), HangCause::Throttled);
-        assert_eq!(cause('S', [other('R', 0), other('R', 9)], 3), HangCause::Blocked);
-        assert_eq!(cause('S', [other('R', 0), other('R', 10)], 4), HangCause::Blocked);
-        assert_eq!(cause('S', [other('S', 0), other('R', 9)], 4), HangCause::Blocked);
-        assert_eq!(cause('D', [other('R', 0), other('R', 9)], 4), HangCause::Unkillable);
+        assert_eq!(cause('S', ['R', 'R'], 4, 9), HangCause::Throttled);
+        assert_eq!(cause('S', ['R', 'R'], 3, 9), HangCause::Blocked);
+        assert_eq!(cause('S', ['R', 'R'], 4, 10), HangCause::Blocked);
+        assert_eq!(cause('S', ['S', 'R'], 4, 9), HangCause::Blocked);
+        assert_eq!(cause('D', ['R', 'R'], 4, 9), HangCause::Unkillable);
     }
 
     #[test]

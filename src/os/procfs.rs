@@ -36,6 +36,7 @@ pub(crate) fn sample(pid: Pid, thread: u64, cgroups: &Cgroups) -> ProcessSample 
         is_frozen: cgroups.is_frozen(pid),
         throttled_count: cgroups.throttled_count(pid),
         cpu_period: cgroups.cpu_period(pid),
+        cpu_time: cpu_time(pid, false),
         thread,
         other_threads: others.filter_map(|other| sample_thread_brief(pid, other)).collect(),
     }

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::supervisor::WorkerId;
-use crate::diagnosis::{Diagnosis, HangCause, ProcessSample, classify, diagnose};
+use crate::diagnosis::{Diagnosis, HangCause, ProcessSample, classify, diagnose, is_asleep};
 use crate::time::MonotonicTime;
 
 /// A first sample that is older than this is discarded.
 const SAMPLE_AGE_MAX: Duration = Duration::from_secs(3);
+/// How many times its limit a thread may sleep beside threads that get too little CPU time.
+const SLEEP_LIMITS_MAX: u32 = 10;
 
 /// Finds out why workers hang.
 #[derive(Default)]
@@ -38,15 +40,30 @@ struct CpuStarvation {
     thread: u64,
     /// Its CPU time when that was first seen.
     initial_cpu_time: Duration,
-    /// How much CPU time the other threads of its process have used since.
-    others_cpu_time: Duration,
+    /// When it fell asleep, if it has slept in all samples since.
+    sleep: Option<Sleep>,
     /// The sample at which its timeout was last extended.
     last_extension: ProcessSample,
 }
 
-impl CpuStarvation {
-    fn is_about(&self, suspect: Suspect, thread: u64) -> bool {
-        (self.since, self.thread) == (suspect.since, thread)
+/// The first sample in which a thread slept that may wait for one that gets too little CPU time.
+#[derive(Clone, Copy)]
+struct Sleep {
+    since: MonotonicTime,
+    /// How much CPU time its process had used.
+    cpu_time: Option<Duration>,
+}
+
+impl Sleep {
+    fn begin(sample: &ProcessSample) -> Self {
+        Self { since: sample.taken_at, cpu_time: sample.cpu_time }
+    }
+
+    /// Returns whether the thread waits for something else: what it waits for would have happened.
+    fn is_over(self, sample: &ProcessSample, limit: Duration) -> bool {
+        let used = self.cpu_time.zip(sample.cpu_time);
+        let has_run = used.is_some_and(|(before, now)| now.saturating_sub(before) >= limit);
+        has_run || sample.taken_at.duration_since(self.since) >= limit * SLEEP_LIMITS_MAX
     }
 }
 
@@ -69,7 +86,8 @@ impl HangDiagnoser {
         match first {
             Some(first) if first.next_sample_at() <= sample.taken_at => {
                 let diagnosis = diagnose(&first, &sample);
-                let cause = self.adjust_for_starvation(suspect, diagnosis.cause, sample);
+                let sleeps = is_asleep(&first, &sample);
+                let cause = self.adjust_for_starvation(suspect, diagnosis.cause, sleeps, sample);
                 self.diagnoses.insert(id, Diagnosis { cause, ..diagnosis });
                 DiagnosisStep::Cause(cause)
             }
@@ -84,27 +102,24 @@ impl HangDiagnoser {
 
     /// Returns `Throttled` instead of `Busy` or `Blocked` if the thread has got too little CPU time since
     /// its timeout was last extended: it has a whole `timeout` after the throttling. Once its CPU time
-    /// reaches the limit, it is `Busy`: an endless loop uses up any CPU time. A thread that sleeps is
-    /// `Blocked` once the CPU time of all threads reaches the limit: it waits for something else.
+    /// reaches the limit, it is `Busy`: an endless loop uses up any CPU time. A thread that `sleeps` all
+    /// the time is `Blocked` once its process has used that much CPU time, and after ten times the limit.
     fn adjust_for_starvation(
         &mut self,
         suspect: Suspect,
         cause: HangCause,
+        sleeps: bool,
         sample: ProcessSample,
     ) -> HangCause {
         let Some(thread) = &sample.thread else { return cause };
         let (number, cpu_time) = (thread.thread_id, thread.cpu_time);
-        let known = self
-            .cpu_starved
-            .get(&suspect.id)
-            .filter(|starvation| starvation.is_about(suspect, number));
+        let work = self.cpu_starved.get(&suspect.id).filter(|known| known.since == suspect.since);
+        let known = work.filter(|known| known.thread == number);
+        let sleep = sleeps
+            .then(|| work.and_then(|known| known.sleep).unwrap_or_else(|| Sleep::begin(&sample)));
         let first = known.map_or(cpu_time, |starvation| starvation.initial_cpu_time);
-        let others = known.map_or(Duration::ZERO, |starvation| {
-            let since_then = sample.others_cpu_time_since(&starvation.last_extension);
-            starvation.others_cpu_time + since_then
-        });
-        let own = cpu_time.saturating_sub(first);
-        let is_used_up = |used| !suspect.limit.is_zero() && used >= suspect.limit;
+        let has_limit = !suspect.limit.is_zero();
+        let used_full_limit = has_limit && cpu_time.saturating_sub(first) >= suspect.limit;
         let was_starved = || {
             known.is_some_and(|starvation| {
                 classify(&starvation.last_extension, &sample).0 == HangCause::Throttled
@@ -122,17 +137,17 @@ impl HangDiagnoser {
         if !is_starved {
             return cause;
         }
-        if is_used_up(own) {
+        if used_full_limit {
             return HangCause::Busy;
         }
-        if thread.state == 'S' && is_used_up(own + others) {
+        if has_limit && sleep.is_some_and(|sleep| sleep.is_over(&sample, suspect.limit)) {
             return HangCause::Blocked;
         }
         let starvation = CpuStarvation {
             since: suspect.since,
             thread: number,
             initial_cpu_time: first,
-            others_cpu_time: others,
+            sleep,
             last_extension: sample,
         };
         self.cpu_starved.insert(suspect.id, starvation);
@@ -184,6 +199,7 @@ mod tests {
             is_frozen: frozen,
             throttled_count: throttled,
             cpu_period: period,
+            cpu_time: None,
             thread: Some(thread),
             other_threads: Vec::new(),
         }
@@ -198,7 +214,7 @@ mod tests {
         let mut diagnoser = HangDiagnoser::default();
         let mut adjust = |secs, ran| {
             let sample = sample(secs, Duration::from_millis(ran), secs);
-            diagnoser.adjust_for_starvation(suspect(1), HangCause::Throttled, sample)
+            diagnoser.adjust_for_starvation(suspect(1), HangCause::Throttled, false, sample)
         };
         assert_eq!(adjust(1, 100), HangCause::Throttled, "too little CPU time at first");
         assert_eq!(adjust(2, 500), HangCause::Throttled);
@@ -207,25 +223,38 @@ mod tests {
     }
 
     #[test]
-    fn sleep_after_full_cpu_time_of_all_threads_is_blocked() {
-        let mut diagnoser = HangDiagnoser::default();
-        let mut adjust = |secs, ended: &[u64], others_ran: u64| {
-            let mut sample = sample(secs, Duration::from_millis(100), secs);
-            let thread = sample.thread.as_mut().unwrap();
-            thread.state = 'S';
-            let thread = thread.clone();
-            let others = (8..12).filter(|number| !ended.contains(number));
-            let cpu_time = Duration::from_millis(others_ran);
-            let others =
-                others.map(|thread_id| ThreadSample { thread_id, cpu_time, ..thread.clone() });
-            sample.other_threads = others.collect();
-            diagnoser.adjust_for_starvation(suspect(1), HangCause::Throttled, sample)
+    fn sleep_ends_with_the_cpu_time_of_the_process_or_after_ten_limits() {
+        let throttled = |diagnoser: &mut HangDiagnoser, secs, sleeps, process_ran| {
+            let sample = ProcessSample {
+                cpu_time: Some(Duration::from_millis(process_ran)),
+                ..sample(secs, Duration::from_millis(100), secs)
+            };
+            diagnoser.adjust_for_starvation(suspect(1), HangCause::Throttled, sleeps, sample)
         };
-        assert_eq!(adjust(1, &[], 1000), HangCause::Throttled);
-        assert_eq!(adjust(2, &[], 1100), HangCause::Throttled, "0.4 s");
-        assert_eq!(adjust(3, &[8, 9], 1200), HangCause::Throttled, "0.6 s; two have ended");
-        assert_eq!(adjust(4, &[8, 9], 1399), HangCause::Throttled, "0.998 s");
-        assert_eq!(adjust(5, &[8, 9], 1400), HangCause::Blocked, "1 s");
+        let mut diagnoser = HangDiagnoser::default();
+        let mut adjust = |secs, sleeps, ran| throttled(&mut diagnoser, secs, sleeps, ran);
+        assert_eq!(adjust(1, true, 5000), HangCause::Throttled);
+        assert_eq!(adjust(2, true, 5999), HangCause::Throttled);
+        assert_eq!(adjust(3, false, 7000), HangCause::Throttled, "it has been ready");
+        assert_eq!(adjust(4, true, 8000), HangCause::Throttled);
+        assert_eq!(adjust(5, true, 8999), HangCause::Throttled);
+        assert_eq!(adjust(6, true, 9000), HangCause::Blocked);
+        let mut diagnoser = HangDiagnoser::default();
+        let mut adjust = |secs| throttled(&mut diagnoser, secs, true, 0);
+        assert!((1..11).all(|secs| adjust(secs) == HangCause::Throttled));
+        assert_eq!(adjust(11), HangCause::Blocked);
+    }
+
+    #[test]
+    fn sleep_goes_on_if_another_thread_has_taken_the_work() {
+        let mut diagnoser = HangDiagnoser::default();
+        let mut adjust = |secs| {
+            let mut sample = sample(secs, Duration::ZERO, secs);
+            sample.thread.as_mut().unwrap().thread_id = secs;
+            diagnoser.adjust_for_starvation(suspect(1), HangCause::Throttled, true, sample)
+        };
+        assert!((1..11).all(|secs| adjust(secs) == HangCause::Throttled));
+        assert_eq!(adjust(11), HangCause::Blocked);
     }
 
     #[test]
@@ -233,7 +262,7 @@ mod tests {
         let mut diagnoser = HangDiagnoser::default();
         let mut adjust = |since, ran| {
             let sample = sample(1, Duration::from_millis(ran), 1);
-            diagnoser.adjust_for_starvation(suspect(since), HangCause::Throttled, sample)
+            diagnoser.adjust_for_starvation(suspect(since), HangCause::Throttled, false, sample)
         };
         assert_eq!(adjust(1, 100), HangCause::Throttled);
         assert_eq!(adjust(2, 1200), HangCause::Throttled);
@@ -247,7 +276,7 @@ mod tests {
             let mut diagnoser = HangDiagnoser::default();
             let sample = |secs, ran, throttled| sample(secs, Duration::from_millis(ran), throttled);
             let mut adjust =
-                |cause, sample| diagnoser.adjust_for_starvation(suspect(1), cause, sample);
+                |cause, sample| diagnoser.adjust_for_starvation(suspect(1), cause, false, sample);
             assert_eq!(adjust(cause, sample(1, 0, 5)), cause);
             assert_eq!(adjust(HangCause::Throttled, sample(2, 0, 6)), HangCause::Throttled);
             // The CPU quota was lifted at the end of that second.
@@ -260,7 +289,7 @@ mod tests {
     fn starvation_other_causes_are_unchanged() {
         let mut diagnoser = HangDiagnoser::default();
         let mut adjust = |cause| {
-            diagnoser.adjust_for_starvation(suspect(1), cause, sample(1, Duration::ZERO, 1))
+            diagnoser.adjust_for_starvation(suspect(1), cause, false, sample(1, Duration::ZERO, 1))
         };
         assert_eq!(adjust(HangCause::Throttled), HangCause::Throttled);
         for cause in

@@ -15,6 +15,7 @@ pub(super) fn encode(sample: &ProcessSample) -> Value {
         "is_frozen": sample.is_frozen,
         "throttled_count": sample.throttled_count,
         "cpu_period": sample.cpu_period.map(nanos),
+        "cpu_time": sample.cpu_time.map(nanos),
         "thread": sample.thread.as_ref().map(encode_thread),
         "other_threads": sample.other_threads.iter().map(encode_thread).collect::<Vec<_>>(),
     })
@@ -29,6 +30,7 @@ pub(super) fn decode(value: &Value) -> Option<ProcessSample> {
         is_frozen: value["is_frozen"].as_bool()?,
         throttled_count: value["throttled_count"].as_u64(),
         cpu_period: value["cpu_period"].as_u64().map(Duration::from_nanos),
+        cpu_time: value["cpu_time"].as_u64().map(Duration::from_nanos),
         thread: if thread.is_null() { None } else { Some(decode_thread(thread)?) },
         other_threads: value["other_threads"]
             .as_array()?
@@ -85,11 +87,13 @@ mod tests {
             is_frozen: false,
             throttled_count: Some(3),
             cpu_period: Some(Duration::from_millis(100)),
+            cpu_time: Some(Duration::from_millis(30)),
             thread: Some(thread.clone()),
             other_threads: vec![thread.clone(), thread],
         };
         assert_eq!(decode(&encode(&sample)), Some(sample.clone()));
-        (sample.thread, sample.throttled_count, sample.cpu_period) = (None, None, None);
+        (sample.thread, sample.throttled_count) = (None, None);
+        (sample.cpu_period, sample.cpu_time) = (None, None);
         assert_eq!(decode(&encode(&sample)), Some(sample));
         assert_eq!(decode(&Value::Null), None);
         assert_eq!(decode(&json!({ "taken_at": 1 })), None);
