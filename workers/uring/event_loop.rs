@@ -177,6 +177,9 @@ impl<'a> EventLoop<'a> {
             // A turn without results may have sent answers, whose clients are received from next.
             let results = self.turn(0)?;
             self.send_ready()?;
+            if self.ctx.lifecycle().poll_stop() == StopRequest::Immediate {
+                break;
+            }
             if results == 0 && self.ready.is_empty() && !self.ring.has_work() {
                 break;
             }

@@ -8,7 +8,7 @@ const RUN_IN_RESULTS: usize = 4096;
 const BLOCK_RESULTS: usize = 512;
 /// How many results before each block are not compared: their outputs are sent in it.
 const UNCOUNTED_RESULTS: usize = 64;
-/// How many blocks in a row have waits in less than half of their turns before the loop does without.
+/// How many blocks in a row wait for less than half of their results before the loop does without.
 const IDLE_BLOCKS_MAX: usize = 64;
 /// How many pairs of blocks a trial compares. Other load may slow down some of them.
 const PAIRS: usize = 15;
@@ -26,7 +26,7 @@ pub(super) struct Trial {
     awaited_results: usize,
     /// The CPU time of the thread when the step began.
     cpu_time: Duration,
-    /// How many blocks in a row had waits in few of their turns.
+    /// How many blocks in a row have waited for few of their results.
     idle_blocks: usize,
     /// The seconds a result of the last block with waits.
     with_waits: f64,
