@@ -185,11 +185,13 @@ pub(crate) fn classify(first: &ProcessSample, second: &ProcessSample) -> (HangCa
     (cause, cpu)
 }
 
-/// Returns whether the overdue thread slept in both samples.
+/// Returns whether the overdue thread slept in both samples, or in the second if the first is about
+/// another thread.
 pub(crate) fn is_asleep(first: &ProcessSample, second: &ProcessSample) -> bool {
-    let both = first.thread.as_ref().zip(second.thread.as_ref());
-    both.is_some_and(|(before, after)| {
-        before.thread_id == after.thread_id && [before.state, after.state] == ['S', 'S']
+    let sleeps = |thread: &ThreadSample| thread.state == 'S';
+    second.thread.as_ref().is_some_and(|after| {
+        let before = first.thread.as_ref().filter(|before| before.thread_id == after.thread_id);
+        sleeps(after) && before.is_none_or(sleeps)
     })
 }
 
@@ -321,6 +323,18 @@ mod tests {
         assert_eq!(cause('S', ['R', 'R'], 4, 10), HangCause::Blocked);
         assert_eq!(cause('S', ['S', 'R'], 4, 9), HangCause::Blocked);
         assert_eq!(cause('D', ['R', 'R'], 4, 9), HangCause::Unkillable);
+    }
+
+    #[test]
+    fn thread_sleeps_if_no_sample_says_otherwise() {
+        assert!(is_asleep(&sample('S'), &later_sample('S', 0)));
+        assert!(!is_asleep(&sample('R'), &later_sample('S', 0)));
+        assert!(!is_asleep(&sample('S'), &later_sample('R', 0)));
+        let mut another = sample('R');
+        another.thread.as_mut().unwrap().thread_id = 8;
+        assert!(is_asleep(&another, &later_sample('S', 0)));
+        let unreadable = ProcessSample { thread: None, ..sample('S') };
+        assert!(!is_asleep(&sample('S'), &unreadable));
     }
 
     #[test]

@@ -9,8 +9,9 @@ use crate::time::MonotonicTime;
 
 /// A first sample that is older than this is discarded.
 const SAMPLE_AGE_MAX: Duration = Duration::from_secs(3);
-/// How many times its limit a thread may sleep beside threads that get too little CPU time.
-const SLEEP_LIMITS_MAX: u32 = 10;
+/// How many times the timeout of a thread is extended that sleeps beside threads that get too little CPU
+/// time.
+const SLEEP_EXTENSIONS_MAX: u32 = 10;
 
 /// Finds out why workers hang.
 #[derive(Default)]
@@ -40,30 +41,21 @@ struct CpuStarvation {
     thread: u64,
     /// Its CPU time when that was first seen.
     initial_cpu_time: Duration,
-    /// When it fell asleep, if it has slept in all samples since.
-    sleep: Option<Sleep>,
+    /// How often the timeout was extended although the thread slept.
+    sleep_extensions: u32,
+    /// The CPU time of its process at the first of these extensions since it was ready.
+    process_cpu_time: Option<Duration>,
     /// The sample at which its timeout was last extended.
     last_extension: ProcessSample,
 }
 
-/// The first sample in which a thread slept that may wait for one that gets too little CPU time.
-#[derive(Clone, Copy)]
-struct Sleep {
-    since: MonotonicTime,
-    /// How much CPU time its process had used.
-    cpu_time: Option<Duration>,
-}
-
-impl Sleep {
-    fn begin(sample: &ProcessSample) -> Self {
-        Self { since: sample.taken_at, cpu_time: sample.cpu_time }
-    }
-
-    /// Returns whether the thread waits for something else: what it waits for would have happened.
-    fn is_over(self, sample: &ProcessSample, limit: Duration) -> bool {
-        let used = self.cpu_time.zip(sample.cpu_time);
-        let has_run = used.is_some_and(|(before, now)| now.saturating_sub(before) >= limit);
-        has_run || sample.taken_at.duration_since(self.since) >= limit * SLEEP_LIMITS_MAX
+impl CpuStarvation {
+    /// Returns whether a thread that still sleeps waits for something else than CPU time: what it waits
+    /// for would have happened.
+    fn has_slept_enough(&self, process_cpu_time: Option<Duration>, limit: Duration) -> bool {
+        let ran = process_cpu_time.zip(self.process_cpu_time);
+        self.sleep_extensions >= SLEEP_EXTENSIONS_MAX
+            || ran.is_some_and(|(now, before)| now.saturating_sub(before) >= limit)
     }
 }
 
@@ -102,8 +94,8 @@ impl HangDiagnoser {
 
     /// Returns `Throttled` instead of `Busy` or `Blocked` if the thread has got too little CPU time since
     /// its timeout was last extended: it has a whole `timeout` after the throttling. Once its CPU time
-    /// reaches the limit, it is `Busy`: an endless loop uses up any CPU time. A thread that `sleeps` all
-    /// the time is `Blocked` once its process has used that much CPU time, and after ten times the limit.
+    /// reaches the limit, it is `Busy`: an endless loop uses up any CPU time. A thread that `sleeps` is
+    /// `Blocked` once its process has used that much CPU time meanwhile, and after ten extensions.
     fn adjust_for_starvation(
         &mut self,
         suspect: Suspect,
@@ -115,8 +107,6 @@ impl HangDiagnoser {
         let (number, cpu_time) = (thread.thread_id, thread.cpu_time);
         let work = self.cpu_starved.get(&suspect.id).filter(|known| known.since == suspect.since);
         let known = work.filter(|known| known.thread == number);
-        let sleep = sleeps
-            .then(|| work.and_then(|known| known.sleep).unwrap_or_else(|| Sleep::begin(&sample)));
         let first = known.map_or(cpu_time, |starvation| starvation.initial_cpu_time);
         let has_limit = !suspect.limit.is_zero();
         let used_full_limit = has_limit && cpu_time.saturating_sub(first) >= suspect.limit;
@@ -140,14 +130,18 @@ impl HangDiagnoser {
         if used_full_limit {
             return HangCause::Busy;
         }
-        if has_limit && sleep.is_some_and(|sleep| sleep.is_over(&sample, suspect.limit)) {
+        let slept_enough =
+            work.is_some_and(|work| work.has_slept_enough(sample.cpu_time, suspect.limit));
+        if has_limit && sleeps && slept_enough {
             return HangCause::Blocked;
         }
+        let process_cpu_time = work.and_then(|work| work.process_cpu_time).or(sample.cpu_time);
         let starvation = CpuStarvation {
             since: suspect.since,
             thread: number,
             initial_cpu_time: first,
-            sleep,
+            sleep_extensions: work.map_or(0, |work| work.sleep_extensions) + u32::from(sleeps),
+            process_cpu_time: process_cpu_time.filter(|_| sleeps),
             last_extension: sample,
         };
         self.cpu_starved.insert(suspect.id, starvation);
@@ -222,39 +216,56 @@ mod tests {
         assert_eq!(adjust(4, 1100), HangCause::Busy);
     }
 
-    #[test]
-    fn sleep_ends_with_the_cpu_time_of_the_process_or_after_ten_limits() {
-        let throttled = |diagnoser: &mut HangDiagnoser, secs, sleeps, process_ran| {
-            let sample = ProcessSample {
-                cpu_time: Some(Duration::from_millis(process_ran)),
-                ..sample(secs, Duration::from_millis(100), secs)
-            };
-            diagnoser.adjust_for_starvation(suspect(1), HangCause::Throttled, sleeps, sample)
-        };
-        let mut diagnoser = HangDiagnoser::default();
-        let mut adjust = |secs, sleeps, ran| throttled(&mut diagnoser, secs, sleeps, ran);
-        assert_eq!(adjust(1, true, 5000), HangCause::Throttled);
-        assert_eq!(adjust(2, true, 5999), HangCause::Throttled);
-        assert_eq!(adjust(3, false, 7000), HangCause::Throttled, "it has been ready");
-        assert_eq!(adjust(4, true, 8000), HangCause::Throttled);
-        assert_eq!(adjust(5, true, 8999), HangCause::Throttled);
-        assert_eq!(adjust(6, true, 9000), HangCause::Blocked);
-        let mut diagnoser = HangDiagnoser::default();
-        let mut adjust = |secs| throttled(&mut diagnoser, secs, true, 0);
-        assert!((1..11).all(|secs| adjust(secs) == HangCause::Throttled));
-        assert_eq!(adjust(11), HangCause::Blocked);
+    /// Returns two samples, 200 ms apart, of a thread that sleeps beside one that is ready, in a throttled
+    /// group. With `was_ready` it is ready in the first one.
+    fn sleeping_samples(secs: u64, process_ran: u64, was_ready: bool) -> [ProcessSample; 2] {
+        [(0, if was_ready { 'R' } else { 'S' }), (200, 'S')].map(|(millis, state)| {
+            let mut sample = sample(secs, Duration::from_millis(100), 1000 * secs + millis);
+            sample.taken_at = sample.taken_at.saturating_add(Duration::from_millis(millis));
+            sample.cpu_time = Some(Duration::from_millis(process_ran));
+            let other = ThreadSample { thread_id: 8, state: 'R', ..ThreadSample::default() };
+            sample.other_threads = vec![other];
+            sample.thread.as_mut().unwrap().state = state;
+            sample
+        })
+    }
+
+    fn cause_of(diagnoser: &mut HangDiagnoser, samples: [ProcessSample; 2]) -> HangCause {
+        let [first, second] = samples.map(|sample| diagnoser.diagnose(suspect(1), sample));
+        assert!(matches!(first, DiagnosisStep::SampleAgain(_)));
+        let DiagnosisStep::Cause(cause) = second else { panic!("the second sample is too early") };
+        cause
     }
 
     #[test]
-    fn sleep_goes_on_if_another_thread_has_taken_the_work() {
+    fn sleep_ends_with_the_cpu_time_of_the_process() {
         let mut diagnoser = HangDiagnoser::default();
-        let mut adjust = |secs| {
-            let mut sample = sample(secs, Duration::ZERO, secs);
-            sample.thread.as_mut().unwrap().thread_id = secs;
-            diagnoser.adjust_for_starvation(suspect(1), HangCause::Throttled, true, sample)
+        let mut cause = |secs, process_ran, was_ready| {
+            cause_of(&mut diagnoser, sleeping_samples(secs, process_ran, was_ready))
         };
-        assert!((1..11).all(|secs| adjust(secs) == HangCause::Throttled));
-        assert_eq!(adjust(11), HangCause::Blocked);
+        assert_eq!(cause(1, 5000, false), HangCause::Throttled);
+        assert_eq!(cause(2, 5999, false), HangCause::Throttled);
+        assert_eq!(cause(3, 7000, true), HangCause::Throttled, "it was ready");
+        assert_eq!(cause(4, 8000, false), HangCause::Throttled);
+        assert_eq!(cause(5, 8999, false), HangCause::Throttled);
+        assert_eq!(cause(6, 9000, false), HangCause::Blocked);
+    }
+
+    #[test]
+    fn sleep_ends_after_ten_extensions() {
+        let mut diagnoser = HangDiagnoser::default();
+        let mut cause = |secs, was_ready| {
+            let mut samples = sleeping_samples(secs, 0, was_ready);
+            // Another thread may have taken the work.
+            for thread in samples.iter_mut().filter_map(|sample| sample.thread.as_mut()) {
+                thread.thread_id = secs;
+            }
+            cause_of(&mut diagnoser, samples)
+        };
+        assert!((101..110).all(|secs| cause(secs, false) == HangCause::Throttled));
+        assert_eq!(cause(1000, true), HangCause::Throttled, "it was ready: not counted");
+        assert_eq!(cause(1001, false), HangCause::Throttled);
+        assert_eq!(cause(1002, false), HangCause::Blocked);
     }
 
     #[test]
