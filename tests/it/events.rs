@@ -153,14 +153,15 @@ fn follower_gets_each_record_over_a_reload() {
     let resumed = resumed.until_message("reload complete");
     assert_eq!(resumed[0].id, stored[1].id);
     assert_gapless(&resumed);
-    it.wait_status("the old workers have exited", |pool| {
+    let pool = it.wait_status("the old workers have exited", |pool| {
         pool["workers"].as_array().unwrap().len() == 2
     });
-    let victim = it.server.workers()[0];
-    kill(victim.pid, Signal::SIGKILL).unwrap();
+    // The log may not have been read as far yet.
+    let victim = pool["workers"][0]["pid"].as_i64().unwrap();
+    kill(Pid::from_raw(i32::try_from(victim).unwrap()), Signal::SIGKILL).unwrap();
     // An old worker's exit may come after the end of the reload.
     let mut more = Vec::new();
-    while more.last().is_none_or(|event: &Event| event.data["pid"] != victim.pid.as_raw()) {
+    while more.last().is_none_or(|event: &Event| event.data["pid"] != victim) {
         more.extend(follower.until_message("worker exited"));
     }
     assert_gapless(&[&events[..], &more].concat());
