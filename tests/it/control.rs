@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::DEADLINE;
@@ -98,6 +99,12 @@ impl Controlled {
     }
 }
 
+/// Returns the process of a worker or a master in an answer.
+#[track_caller]
+pub(crate) fn pid_of(json: &Value) -> Pid {
+    Pid::from_raw(json["pid"].as_i64().unwrap() as i32)
+}
+
 fn status_shows_work_in_progress(class: &str) {
     let it = Controlled::start(&["-k", class, "-w", "2"]);
     let mut busy = it.server.begin("/sleep?ms=1500");
@@ -110,7 +117,7 @@ fn status_shows_work_in_progress(class: &str) {
     let workers = pool["workers"].as_array().unwrap();
     assert_eq!(workers.len(), 2);
     for worker in workers {
-        assert!(pids.contains(&(worker["pid"].as_i64().unwrap() as i32)), "{worker}");
+        assert!(pids.contains(&pid_of(worker).as_raw()), "{worker}");
         assert_eq!(worker["state"], "ready");
     }
     let units: Vec<_> =

@@ -13,6 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::exec_programs::is_installed;
 use crate::launch::free_port;
 use crate::netns::Host;
 use crate::proc::wait_until;
@@ -66,8 +67,7 @@ impl Etcd {
         let dir = tempfile::tempdir().unwrap();
         let mut etcd = Self { members, cluster, certificates: None, dir };
         // Within a network namespace another program is spawned, which is there.
-        if let Err(error) = Command::new("etcd").arg("--version").output() {
-            eprintln!("skipped: etcd: {error}");
+        if !is_installed(&["etcd", "--version"]) {
             return None;
         }
         (0..count).for_each(|number| etcd.spawn(number).expect("etcd is installed"));

@@ -4,12 +4,11 @@ use std::io::ErrorKind;
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::DEADLINE;
 use crate::client::Client;
-use crate::control::Controlled;
+use crate::control::{Controlled, pid_of};
 use crate::launch::Launch;
 use crate::proc::wait_until;
 
@@ -157,11 +156,11 @@ fn follower_gets_each_record_over_a_reload() {
         pool["workers"].as_array().unwrap().len() == 2
     });
     // The log may not have been read as far yet.
-    let victim = pool["workers"][0]["pid"].as_i64().unwrap();
-    kill(Pid::from_raw(i32::try_from(victim).unwrap()), Signal::SIGKILL).unwrap();
+    let victim = pid_of(&pool["workers"][0]);
+    kill(victim, Signal::SIGKILL).unwrap();
     // An old worker's exit may come after the end of the reload.
     let mut more = Vec::new();
-    while more.last().is_none_or(|event: &Event| event.data["pid"] != victim) {
+    while more.last().is_none_or(|event: &Event| event.data["pid"] != victim.as_raw()) {
         more.extend(follower.until_message("worker exited"));
     }
     assert_gapless(&[&events[..], &more].concat());
@@ -192,8 +191,8 @@ fn follower_of_old_master_goes_on_at_the_new_one() {
     assert_eq!(events[0].id, gap.id + 1);
     assert_gapless(&events);
     assert!(events.iter().any(|event| event.message() == "all workers ready"), "{events:?}");
-    let new = it.status()["pid"].as_i64().unwrap();
-    kill(Pid::from_raw(new as i32), Signal::SIGTERM).unwrap();
+    let new = pid_of(&it.status());
+    kill(new, Signal::SIGTERM).unwrap();
     it.server.wait_no_survivors();
 }
 

@@ -385,8 +385,16 @@ fn hung_call_is_logged_with_method(class: &str) {
     server.finish();
 }
 
+/// The server has answered all calls of its only caller, and ends.
+#[track_caller]
+fn expect_drained(mut caller: Caller, mut server: Server) {
+    assert_eq!(caller.read_reply(), Reply::End);
+    drop(caller);
+    server.expect_clean_exit();
+}
+
 fn drain_answers_received_calls(class: &str) {
-    let mut server = start(class, &[]);
+    let server = start(class, &[]);
     let mut caller = Caller::to(&server);
     let calls = [request(1, "sleep", (300,)), request(2, "add", (1, 2)).repeat(200)].concat();
     caller.send(calls);
@@ -394,13 +402,11 @@ fn drain_answers_received_calls(class: &str) {
     server.signal(Signal::SIGTERM);
     caller.expect(1, Value::Null);
     (0..200).for_each(|_| caller.expect(2, 3));
-    assert_eq!(caller.read_reply(), Reply::End);
-    drop(caller);
-    server.expect_clean_exit();
+    expect_drained(caller, server);
 }
 
 fn drain_answers_calls_that_came_during_another(class: &str) {
-    let mut server = start(class, &[]);
+    let server = start(class, &[]);
     let mut caller = Caller::to(&server);
     caller.send([request(1, "sleep", (500,)), request(2, "add", (1, 2))].concat());
     caller.wait_taken(&server);
@@ -409,14 +415,12 @@ fn drain_answers_calls_that_came_during_another(class: &str) {
     caller.expect(1, Value::Null);
     caller.expect(2, 3);
     caller.expect(3, 7);
-    assert_eq!(caller.read_reply(), Reply::End);
-    drop(caller);
-    server.expect_clean_exit();
+    expect_drained(caller, server);
 }
 
 /// The answers are too long to be sent together with others.
 fn drain_answers_calls_behind_long_answers(class: &str) {
-    let mut server = start(class, &[]);
+    let server = start(class, &[]);
     let mut caller = Caller::to(&server);
     let long = "x".repeat(20_000);
     let both = |id| [request(id, "echo", (&long,)), request(id, "sleep", (200,))].concat();
@@ -430,9 +434,7 @@ fn drain_answers_calls_behind_long_answers(class: &str) {
         caller.expect(id, Value::Null);
     }
     caller.expect(4, 7);
-    assert_eq!(caller.read_reply(), Reply::End);
-    drop(caller);
-    server.expect_clean_exit();
+    expect_drained(caller, server);
 }
 
 /// Callers repeat a call on a new connection if the old one ended without an answer.

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::control::Controlled;
+use crate::control::{Controlled, pid_of};
 use crate::ctl::run;
 use crate::example::example;
 use crate::launch::{Launch, free_address};
@@ -62,11 +62,6 @@ impl Controlled {
     fn is_ready(&self) -> bool {
         self.ask_metrics("/readyz", &[]).status() == 200
     }
-}
-
-#[track_caller]
-fn pid_of(json: &Value) -> Pid {
-    Pid::from_raw(json["pid"].as_i64().unwrap() as i32)
 }
 
 fn alive(pid: Pid) -> bool {
