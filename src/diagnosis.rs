@@ -133,7 +133,10 @@ pub(crate) fn diagnose(first: &ProcessSample, second: &ProcessSample) -> Diagnos
     let between = second.taken_at.duration_since(first.taken_at);
     let others = second.other_threads.iter().map(|after| {
         let before = first.other(after.thread_id);
-        (after.clone(), before.and_then(|before| cpu_percent(before, after, between)))
+        (
+            after.clone(),
+            before.and_then(|before| cpu_percent(before.cpu_time, after.cpu_time, between)),
+        )
     });
     Diagnosis {
         cause,
@@ -146,23 +149,20 @@ pub(crate) fn diagnose(first: &ProcessSample, second: &ProcessSample) -> Diagnos
 /// Returns the cause by two samples, and how much of the time between them the thread ran, in
 /// percent.
 pub(crate) fn classify(first: &ProcessSample, second: &ProcessSample) -> (HangCause, Option<u32>) {
-    let (before, after) = (first.thread.as_ref(), second.thread.as_ref());
-    // If another thread was overdue in the first sample, only the second one is about this thread.
-    let before =
-        before.filter(|before| after.is_some_and(|after| before.thread_id == after.thread_id));
+    let seen = overdue_thread(first, second);
+    let [before, after] = seen;
     let between = second.taken_at.duration_since(first.taken_at);
-    let cpu = before.zip(after).and_then(|(before, after)| cpu_percent(before, after, between));
-    let was = |states: &[char]| {
-        let seen = [before, after];
-        after.is_some() && seen.into_iter().flatten().all(|t| states.contains(&t.state))
-    };
+    let cpu = before
+        .zip(after)
+        .and_then(|(before, after)| cpu_percent(before.cpu_time, after.cpu_time, between));
+    let was = |states| was_in(seen, states);
     // A sleeping thread needs no CPU, even if other processes of its group are throttled. But it may
     // wait for a thread that does.
     let is_ready = before.into_iter().chain(after).any(|thread| thread.state == 'R');
     let lacks_cpu = if is_ready {
         cpu.is_none_or(|cpu| cpu < STARVED_CPU_PERCENT)
     } else {
-        is_asleep(first, second) && others_lack_cpu(first, second, between)
+        was(&['S']) && others_lack_cpu(first, second, between)
     };
     let starved = lacks_cpu && first.throttled_count < second.throttled_count;
     let cause = if second.is_dumping_core {
@@ -188,27 +188,39 @@ pub(crate) fn classify(first: &ProcessSample, second: &ProcessSample) -> (HangCa
 /// Returns whether the overdue thread slept in both samples, or in the second if the first is about
 /// another thread.
 pub(crate) fn is_asleep(first: &ProcessSample, second: &ProcessSample) -> bool {
-    let sleeps = |thread: &ThreadSample| thread.state == 'S';
-    second.thread.as_ref().is_some_and(|after| {
-        let before = first.thread.as_ref().filter(|before| before.thread_id == after.thread_id);
-        sleeps(after) && before.is_none_or(sleeps)
-    })
+    was_in(overdue_thread(first, second), &['S'])
+}
+
+/// Returns the overdue thread in each sample. If another thread was overdue in the first, only the second
+/// one is about this thread.
+fn overdue_thread<'s>(
+    first: &'s ProcessSample,
+    second: &'s ProcessSample,
+) -> [Option<&'s ThreadSample>; 2] {
+    let (before, after) = (first.thread.as_ref(), second.thread.as_ref());
+    let is_same = |before: &&ThreadSample| after.is_some_and(|t| t.thread_id == before.thread_id);
+    [before.filter(is_same), after]
+}
+
+/// Returns whether the thread was in one of these states in all samples in which it was `seen`.
+fn was_in(seen: [Option<&ThreadSample>; 2], states: &[char]) -> bool {
+    seen[1].is_some() && seen.into_iter().flatten().all(|thread| states.contains(&thread.state))
 }
 
 /// Returns whether another thread was ready in both samples, and the process has run little.
 fn others_lack_cpu(first: &ProcessSample, second: &ProcessSample, between: Duration) -> bool {
     let was_ready = |number| first.other(number).is_some_and(|before| before.state == 'R');
     let mut ready = second.other_threads.iter().filter(|after| after.state == 'R');
-    let ran = first.cpu_time.zip(second.cpu_time);
+    let times = first.cpu_time.zip(second.cpu_time);
+    let cpu = times.and_then(|(before, after)| cpu_percent(before, after, between));
     ready.any(|after| was_ready(after.thread_id))
-        && ran.is_some_and(|(before, after)| {
-            after.saturating_sub(before) * 100 < between * STARVED_CPU_PERCENT
-        })
+        && cpu.is_some_and(|cpu| cpu < STARVED_CPU_PERCENT)
 }
 
-/// Returns how much of an interval a thread has run, in percent.
-fn cpu_percent(before: &ThreadSample, after: &ThreadSample, interval: Duration) -> Option<u32> {
-    let ran = after.cpu_time.saturating_sub(before.cpu_time).as_nanos();
+/// Returns how much of an interval a thread or a process has run, by its CPU times, in percent; at most
+/// 100.
+fn cpu_percent(before: Duration, after: Duration, interval: Duration) -> Option<u32> {
+    let ran = after.saturating_sub(before).as_nanos();
     let percent = (ran * 100).checked_div(interval.as_nanos())?;
     Some(u32::try_from(percent).unwrap_or(u32::MAX).min(100))
 }

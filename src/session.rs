@@ -122,7 +122,7 @@ impl<'s> Session<'s> {
     pub fn wants(&self) -> Wants {
         match self.state {
             SessionState::Ended | SessionState::Closed => Wants::Closed,
-            _ if !self.output.is_sent() || self.output.is_paused() => Wants::Write,
+            _ if !self.output.is_empty() => Wants::Write,
             SessionState::LingeringClose { .. } => Wants::Linger,
             SessionState::Open | SessionState::HalfClosed => Wants::Read,
         }
@@ -230,21 +230,16 @@ impl<'s> Session<'s> {
         self.pump(spare, reporter, now, progress);
     }
 
-    /// Records that the first `n` unsent bytes were sent. If these were all, and the connection would
-    /// continue, the session pauses, so that others have their turn: see [`Wants::Write`].
-    pub(crate) fn on_sent_and_pause(
-        &mut self,
-        n: usize,
-        spare: &mut Vec<u8>,
-        reporter: &mut dyn WorkReporter,
-        now: MonotonicTime,
-    ) {
-        let progress = self.output.count_sent(n);
-        if !self.output.is_sent() || self.next != Next::Continue {
-            return self.pump(spare, reporter, now, progress);
+    /// If `n` bytes are all that is unsent, and the connection would continue, records that they were
+    /// sent, and pauses, so that others have their turn: see [`Wants::Write`]. Returns whether it has;
+    /// if not, call [`on_sent`](Self::on_sent).
+    pub(crate) fn pause_after(&mut self, n: usize) -> bool {
+        let pauses = self.next == Next::Continue && n >= self.unsent().len();
+        if pauses {
+            self.output.count_sent(n);
+            self.deadline = None; // the peer is not waited for
         }
-        self.output.pause();
-        self.deadline = None; // the peer is not waited for
+        pauses
     }
 
     /// Returns whether the session waits for a call of [`on_sent`](Self::on_sent) only.

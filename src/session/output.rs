@@ -14,8 +14,6 @@ pub(super) const WRITE_STEP: usize = 4 << 10;
 pub(super) struct Output {
     bytes: Vec<u8>,
     sent: usize,
-    /// Whether all has been sent, and the connection is not yet told to continue.
-    is_paused: bool,
     longest: OutputLength,
     /// How many bytes were discarded, because the socket failed or the peer did not read.
     lost: usize,
@@ -47,8 +45,14 @@ impl Output {
         self.sent == self.bytes.len()
     }
 
+    /// Returns whether there is neither output to send nor output that was sent before a pause.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Returns whether all has been sent, and the connection is not yet told to continue.
     pub(super) fn is_paused(&self) -> bool {
-        self.is_paused
+        self.is_sent() && !self.is_empty()
     }
 
     /// Returns the most that the peer has been sent in one piece.
@@ -63,12 +67,12 @@ impl Output {
 
     /// Counts `n` sent bytes.
     pub(super) fn count_sent(&mut self, n: usize) -> IoProgress {
-        let before = self.sent;
+        let (before, was_paused) = (self.sent, self.is_paused());
         self.sent = (self.sent + n).min(self.bytes.len());
         let is_long = !self.is_sent() || self.bytes.len() > SHORT_OUTPUT;
         let length = if is_long { OutputLength::Long } else { OutputLength::Short };
         self.longest = self.longest.max(length);
-        let ends = self.is_sent() && (n > 0 || self.is_paused);
+        let ends = self.is_sent() && (n > 0 || was_paused);
         if ends || self.sent / WRITE_STEP > before / WRITE_STEP {
             IoProgress::Made
         } else {
@@ -76,15 +80,10 @@ impl Output {
         }
     }
 
-    /// Pauses after all has been sent, until [`clear`](Self::clear) or [`buffer`](Self::buffer).
-    pub(super) fn pause(&mut self) {
-        self.is_paused = true;
-    }
-
     /// Makes room for more, after all has been sent.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
-        (self.sent, self.is_paused) = (0, false);
+        self.sent = 0;
     }
 
     /// Discards what has not been sent.
@@ -98,7 +97,6 @@ impl Output {
         if self.bytes.capacity() == 0 {
             mem::swap(&mut self.bytes, spare);
         }
-        self.is_paused = false;
         &mut self.bytes
     }
 

@@ -215,11 +215,8 @@ impl<'s> Client<'s> {
     #[inline]
     fn report_sent(&mut self, count: usize, spare: &mut Vec<u8>, tracker: &mut WorkTracker<'_>) {
         tracker.count_sent(count);
-        let now = clock::now_coarse();
-        if tracker.must_yield() {
-            self.session.on_sent_and_pause(count, spare, tracker, now);
-        } else {
-            self.session.on_sent(count, spare, tracker, now);
+        if !(tracker.must_yield() && self.session.pause_after(count)) {
+            self.session.on_sent(count, spare, tracker, clock::now_coarse());
         }
     }
 

@@ -65,7 +65,7 @@ impl Coalescing {
             next_pause_turns: PAUSE_TURNS_MIN,
             in_time_turns: 0,
             results_since_sleep: 0,
-            trial: Trial::new(),
+            trial: Trial::default(),
             round: 1,
             round_turns: 0,
             round_clients: 0,

@@ -18,7 +18,7 @@ const OUTCOME_RESULTS: usize = 1 << 20;
 const RATIO_MAX: f64 = 0.97;
 
 /// The state of the trials.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Trial {
     step: Step,
     /// How many results the step has had, and how many of these came in turns that had waited.
@@ -34,27 +34,22 @@ pub(super) struct Trial {
     ratios: Vec<f64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Step {
+    #[default]
     RunIn,
-    BeforeBlock { waits: bool },
-    Block { waits: bool },
-    Outcome { waits_pay: bool },
+    BeforeBlock {
+        waits: bool,
+    },
+    Block {
+        waits: bool,
+    },
+    Outcome {
+        waits_pay: bool,
+    },
 }
 
 impl Trial {
-    pub(super) fn new() -> Self {
-        Self {
-            step: Step::RunIn,
-            results: 0,
-            awaited_results: 0,
-            cpu_time: Duration::ZERO,
-            idle_blocks: 0,
-            with_waits: 0.0,
-            ratios: Vec::new(),
-        }
-    }
-
     /// Returns whether the loop may wait now.
     pub(super) fn allows_waits(&self) -> bool {
         match self.step {
@@ -106,7 +101,6 @@ impl Trial {
                 if self.idle_blocks < IDLE_BLOCKS_MAX {
                     return Step::BeforeBlock { waits: true };
                 }
-                (self.idle_blocks, self.ratios) = (0, Vec::new());
                 Step::Outcome { waits_pay: false }
             }
             Step::Block { waits: true } => {
@@ -119,11 +113,12 @@ impl Trial {
                     return Step::BeforeBlock { waits: true };
                 }
                 self.ratios.sort_by(f64::total_cmp);
-                let waits_pay = self.ratios[PAIRS / 2] <= RATIO_MAX;
-                self.ratios.clear();
-                Step::Outcome { waits_pay }
+                Step::Outcome { waits_pay: self.ratios[PAIRS / 2] <= RATIO_MAX }
             }
-            Step::Outcome { .. } => Step::RunIn,
+            Step::Outcome { .. } => {
+                *self = Self::default();
+                Step::RunIn
+            }
         }
     }
 }
@@ -154,7 +149,7 @@ mod tests {
     impl Load {
         fn new(with_waits: u64, without_waits: u64) -> Self {
             Self {
-                trial: Trial::new(),
+                trial: Trial::default(),
                 cpu_time: Duration::ZERO,
                 with_waits: Duration::from_nanos(with_waits),
                 without_waits: Duration::from_nanos(without_waits),

@@ -4,7 +4,9 @@ use super::*;
 
 impl Client {
     fn send_and_pause(&mut self, n: usize) {
-        self.session.on_sent_and_pause(n, &mut self.spare, &mut self.reporter, self.now);
+        if !self.session.pause_after(n) {
+            self.send(n);
+        }
         self.check_invariants();
     }
 }

@@ -138,7 +138,9 @@ fn run_events(
             Event::WritableAndPause(n) if wants == Wants::Write => {
                 let n = (n + 1).min(session.unsent().len());
                 got.extend_from_slice(&session.unsent()[..n]);
-                session.on_sent_and_pause(n, &mut spare, &mut reporter, now);
+                if !session.pause_after(n) {
+                    session.on_sent(n, &mut spare, &mut reporter, now);
+                }
             }
             Event::Elapsed(time) => {
                 now = now.saturating_add(time);

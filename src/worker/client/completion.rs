@@ -108,11 +108,13 @@ impl CompletionClient<'_> {
             if self.status() != DriveStatus::WantWrite {
                 return self.status();
             }
-            if self.client.session.is_paused() && tracker.must_yield() {
-                break;
-            }
             match self.client.stream.send(self.output()) {
-                Ok(count) => self.report_sent(count, buffers, tracker),
+                Ok(count) => {
+                    self.report_sent(count, buffers, tracker);
+                    if self.client.session.is_paused() {
+                        break;
+                    }
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     return DriveStatus::WantWrite;
                 }
