@@ -4,12 +4,16 @@
 //! with its workers and that no other user can open: the kernel tells who has which socket. Only root
 //! and the master's own user can see that, and no other user may use the socket.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::text::printable;
+
+/// How often the list of sockets is read. The kernel hands it out in parts and finds its place again by
+/// a count, so a reading lacks a socket now and then if other processes close theirs meanwhile.
+const SOCKET_LIST_READINGS: usize = 3;
 
 /// A running master with the wanted name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,17 +148,28 @@ fn control_sockets(
     let mut inodes = socket_inodes(pid)?;
     let shared: HashSet<u64> = children.filter_map(socket_inodes).flatten().collect();
     inodes.retain(|inode| !shared.contains(inode));
-    let listening = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
-    let mut paths: Vec<PathBuf> = listening
-        .lines()
-        .filter_map(parse_listening)
-        .filter(|(inode, _)| inodes.contains(inode))
-        .filter_map(|(_, path)| Some(seen_from_here(pid, &absolute(pid, path)?)))
+    let read = |_| fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+    let paths = listening_paths((0..SOCKET_LIST_READINGS).map(read), &inodes)
+        .iter()
+        .filter_map(|path| Some(seen_from_here(pid, &absolute(pid, path)?)))
         .filter(|path| is_private_socket(path, uid))
         .collect();
-    paths.sort();
-    paths.dedup();
     Some(paths)
+}
+
+/// Returns the paths of those listening sockets that have one of these inodes. A socket that one of
+/// the readings of /proc/net/unix lacks counts too.
+fn listening_paths(
+    readings: impl Iterator<Item = String>,
+    inodes: &HashSet<u64>,
+) -> BTreeSet<String> {
+    let mut paths = BTreeSet::new();
+    for reading in readings {
+        let sockets = reading.lines().filter_map(parse_listening);
+        let wanted = sockets.filter(|(inode, _)| inodes.contains(inode));
+        paths.extend(wanted.map(|(_, path)| path.to_owned()));
+    }
+    paths
 }
 
 fn socket_inodes(pid: u32) -> Option<HashSet<u64>> {
@@ -256,6 +271,15 @@ mod tests {
                 assert!(message.contains(words), "{message} lacks {words}");
             }
         }
+    }
+
+    #[test]
+    fn socket_that_a_reading_lacks_is_found() {
+        let line = |inode, path| format!("0: 00000002 00000000 00010000 0001 01 {inode} {path}\n");
+        let (one, other) = (line(3, "/run/a"), line(4, "/run/b"));
+        let readings = [String::new(), other.clone(), one.clone() + &other, one];
+        let paths = listening_paths(readings.into_iter(), &HashSet::from([3]));
+        assert_eq!(paths, BTreeSet::from(["/run/a".to_owned()]));
     }
 
     #[test]
