@@ -206,9 +206,29 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
         if let [] | [b'\r'] = bytes {
             return Step::NeedsInput(blank);
         }
-        match scanner.scan(bytes, self.service.limits.max_head_bytes) {
+        let limits = &self.service.limits;
+        let (head_max, fields) = (limits.max_head_bytes, limits.max_header_fields);
+        if scanner.has_not_begun() {
+            // Nearly every head arrives in one piece.
+            let seen = &bytes[..bytes.len().min(head_max)];
+            let act = |head: Head<'_>, length| self.take_head(&head, bytes, length, ctx);
+            if let Some(used) = head::with_first_head(seen, fields, act) {
+                return Step::Consumed(blank + used);
+            }
+        }
+        let State::Head(scanner) = &mut self.state else { return Step::Consumed(0) };
+        match scanner.scan(bytes, head_max) {
             Ok(Scan::Partial) => Step::NeedsInput(blank),
-            Ok(Scan::Whole(length)) => Step::Consumed(blank + self.take_head(bytes, length, ctx)),
+            Ok(Scan::Whole(length)) => {
+                let used = head::with_head(&bytes[..length], fields, |head| match head {
+                    Ok(head) => self.take_head(&head, bytes, length, ctx),
+                    Err(error) => {
+                        self.reject(error, &bytes[..length], ctx);
+                        bytes.len()
+                    }
+                });
+                Step::Consumed(blank + used)
+            }
             Err(error) => {
                 self.reject(error, bytes, ctx);
                 Step::Consumed(input.len())
@@ -217,42 +237,37 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
     }
 
     /// Processes the head in the first `length` bytes of `input`, and returns the number of used bytes.
-    fn take_head(&mut self, input: &[u8], length: usize, ctx: &mut ConnectionContext<'_>) -> usize {
+    fn take_head(
+        &mut self,
+        head: &Head<'_>,
+        input: &[u8],
+        length: usize,
+        ctx: &mut ConnectionContext<'_>,
+    ) -> usize {
         let (bytes, rest) = input.split_at(length);
-        let limits = self.limits();
-        head::with_head(bytes, limits.max_header_fields, |head| {
-            let head = match head {
-                Ok(head) => head,
-                Err(error) => {
-                    self.reject(error, bytes, ctx);
-                    return input.len();
-                }
-            };
-            match head.framing {
-                Framing::Length(body) if body > limits.max_body_bytes as u64 => {
-                    self.reject(RequestError::BODY, bytes, ctx);
-                    input.len()
-                }
-                // The cast is lossless: the body fits `max_body_bytes`, which is a usize.
-                Framing::Length(body) if body <= rest.len() as u64 => {
-                    self.respond(&head, bytes, &rest[..body as usize], ctx);
-                    length + body as usize
-                }
-                Framing::Length(body) => {
-                    send_continue(&head, rest, ctx);
-                    self.state = State::Sized { head: length, whole: length + body as usize };
-                    0
-                }
-                Framing::Chunked => {
-                    send_continue(&head, rest, ctx);
-                    let bytes = bytes.to_vec();
-                    let decoder = Decoder::default();
-                    self.state =
-                        State::Chunked(Box::new(ChunkedBody { bytes, head: length, decoder }));
-                    length
-                }
+        let max_body_bytes = self.limits().max_body_bytes;
+        match head.framing {
+            Framing::Length(body) if body > max_body_bytes as u64 => {
+                self.reject(RequestError::BODY, bytes, ctx);
+                input.len()
             }
-        })
+            // The cast is lossless: the body fits `max_body_bytes`, which is a usize.
+            Framing::Length(body) if body <= rest.len() as u64 => {
+                self.respond(head, bytes, &rest[..body as usize], ctx);
+                length + body as usize
+            }
+            Framing::Length(body) => {
+                send_continue(head, rest, ctx);
+                self.state = State::Sized { head: length, whole: length + body as usize };
+                0
+            }
+            Framing::Chunked => {
+                send_continue(head, rest, ctx);
+                let (bytes, decoder) = (bytes.to_vec(), Decoder::default());
+                self.state = State::Chunked(Box::new(ChunkedBody { bytes, head: length, decoder }));
+                length
+            }
+        }
     }
 
     fn read_chunks(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Step {

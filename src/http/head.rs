@@ -94,28 +94,53 @@ pub(super) fn with_head<R>(
     fields: usize,
     act: impl FnOnce(Result<Head<'_>, RequestError>) -> R,
 ) -> R {
-    if fields <= FIELDS_ON_STACK {
-        let mut slots = [const { MaybeUninit::uninit() }; FIELDS_ON_STACK];
-        with_slots(bytes, &mut slots[..fields], act)
-    } else {
-        let mut slots: Vec<_> = (0..fields).map(|_| MaybeUninit::uninit()).collect();
-        with_slots(bytes, &mut slots, act)
-    }
-}
-
-fn with_slots<'a, R>(
-    bytes: &'a [u8],
-    slots: &'a mut [MaybeUninit<Header<'a>>],
-    act: impl FnOnce(Result<Head<'_>, RequestError>) -> R,
-) -> R {
-    let fields = slots.len();
-    match parse(bytes, slots) {
+    with_slots(bytes, fields, |bytes, slots| match parse(bytes, slots) {
+        Ok(Some((head, length))) if length == bytes.len() => act(Ok(head)),
+        Ok(_) => act(Err(RequestError::bad_request("the head is malformed"))),
         Err(RequestError::VERSION) => match as_http_1_1(bytes) {
             Some(copy) => with_head(&copy, fields, act),
             None => act(Err(RequestError::VERSION)),
         },
-        result => act(result),
+        Err(error) => act(Err(error)),
+    })
+}
+
+/// Parses and checks the head with which `bytes` begin, and passes it to `act` with its length. Returns
+/// `None` if there is no whole and valid head: a scan then tells why.
+pub(super) fn with_first_head<R>(
+    bytes: &[u8],
+    fields: usize,
+    act: impl FnOnce(Head<'_>, usize) -> R,
+) -> Option<R> {
+    with_slots(bytes, fields, |bytes, slots| match parse(bytes, slots) {
+        Ok(Some((head, length))) if !has_bare_line_feed(&bytes[..length]) => {
+            Some(act(head, length))
+        }
+        _ => None,
+    })
+}
+
+/// Passes `bytes` on with memory for so many fields.
+fn with_slots<R>(
+    bytes: &[u8],
+    fields: usize,
+    parse: impl for<'a> FnOnce(&'a [u8], &'a mut [MaybeUninit<Header<'a>>]) -> R,
+) -> R {
+    if fields <= FIELDS_ON_STACK {
+        let mut slots = [const { MaybeUninit::uninit() }; FIELDS_ON_STACK];
+        parse(bytes, &mut slots[..fields])
+    } else {
+        let mut slots: Vec<_> = (0..fields).map(|_| MaybeUninit::uninit()).collect();
+        parse(bytes, &mut slots)
     }
+}
+
+/// Returns whether a line ends without CR, which httparse allows. Looks at all pairs of bytes, as the
+/// compiler then compares many at once.
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    let pairs = head.iter().zip(head.iter().skip(1));
+    let is_bare = |(before, byte): (&u8, &u8)| (*byte == b'\n') & (*before != b'\r');
+    head.starts_with(b"\n") | pairs.fold(false, |found, pair| found | is_bare(pair))
 }
 
 /// Checks a request line, including its CR LF, before the rest of the head has arrived.
@@ -132,16 +157,18 @@ pub(super) fn check_request_line(line: &[u8]) -> Result<(), RequestError> {
     }
 }
 
+/// Parses and checks the head with which `bytes` begin, and returns it with its length; `None` if it is
+/// not whole.
 fn parse<'a>(
     bytes: &'a [u8],
     slots: &'a mut [MaybeUninit<Header<'a>>],
-) -> Result<Head<'a>, RequestError> {
+) -> Result<Option<(Head<'a>, usize)>, RequestError> {
     let mut request = httparse::Request::new(&mut []);
-    match request.parse_with_uninit_headers(bytes, slots) {
-        Ok(Status::Complete(length)) if length == bytes.len() => (),
-        Ok(_) => return Err(RequestError::bad_request("the head is malformed")),
+    let length = match request.parse_with_uninit_headers(bytes, slots) {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) => return Ok(None),
         Err(error) => return Err(error_of(error, bytes)),
-    }
+    };
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
     else {
         return Err(RequestError::bad_request("the request line is malformed"));
@@ -152,7 +179,8 @@ fn parse<'a>(
     let (framing, reusable, expects) = FramingHeaders::collect(fields)?.resolve(version)?;
     // After a CONNECT, the client sends tunnel data, never another request.
     let reusable = if method == "CONNECT" { Reusable::No } else { reusable };
-    Ok(Head { method, target, path, query, version, fields, framing, reusable, expects })
+    let head = Head { method, target, path, query, version, fields, framing, reusable, expects };
+    Ok(Some((head, length)))
 }
 
 fn error_of(error: Error, bytes: &[u8]) -> RequestError {
@@ -229,7 +257,7 @@ fn split_target<'a>(
 }
 
 fn split_query(target: &str) -> (&str, Option<&str>) {
-    match memchr(b'?', target.as_bytes()) {
+    match target.bytes().position(|byte| byte == b'?') {
         Some(at) => (&target[..at], Some(&target[at + 1..])),
         None => (target, None),
     }
@@ -371,17 +399,19 @@ fn decimal(text: &[u8]) -> Option<u64> {
 /// Returns whether this is `uri-host [ ":" port ]` (RFC 9110, section 7.2) with a host, which a URI of
 /// HTTP must have (section 4.2.1).
 fn has_host(text: &[u8]) -> bool {
-    let (is_host_valid, port) = match text.strip_prefix(b"[") {
-        Some(rest) => {
+    let names = text.iter().take_while(|&&byte| is_name(byte)).count();
+    let (is_host_valid, port) = match &text[names..] {
+        port @ ([] | [b':', ..]) => (names > 0, port),
+        [b'[', rest @ ..] if names == 0 => {
             let end = memchr(b']', rest).unwrap_or(rest.len());
             (
                 is_ip_literal(&rest[..end]) && end < rest.len(),
                 rest.get(end + 1..).unwrap_or_default(),
             )
         }
-        None => {
-            let end = memchr(b':', text).unwrap_or(text.len());
-            (end > 0 && is_registered_name(&text[..end]), &text[end..])
+        rest => {
+            let end = memchr(b':', rest).unwrap_or(rest.len());
+            (is_registered_name(&rest[..end]), &rest[end..])
         }
     };
     is_host_valid
@@ -410,8 +440,7 @@ fn is_ip_literal(text: &[u8]) -> bool {
 
 /// Returns whether this is a `reg-name` of RFC 3986, section 3.2.2, which covers IPv4 addresses too.
 fn is_registered_name(text: &[u8]) -> bool {
-    let names = text.iter().take_while(|&&byte| is_name(byte)).count();
-    let mut rest = &text[names..];
+    let mut rest = text;
     loop {
         rest = match rest {
             [] => return true,

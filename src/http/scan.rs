@@ -61,6 +61,11 @@ impl Scanner {
         Ok(skipped)
     }
 
+    /// Returns whether nothing was scanned yet.
+    pub(super) fn has_not_begun(&self) -> bool {
+        self.scanned == 0
+    }
+
     /// Scans `bytes`, which begin with the head and include the bytes of earlier calls. The result
     /// depends on the bytes only, not on how they were split over the calls.
     ///
