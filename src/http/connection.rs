@@ -208,7 +208,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
         }
         let limits = &self.service.limits;
         let (head_max, fields) = (limits.max_head_bytes, limits.max_header_fields);
-        if scanner.has_not_begun() {
+        if scanner.is_new() {
             // Nearly every head arrives in one piece.
             let seen = &bytes[..bytes.len().min(head_max)];
             let act = |head: Head<'_>, length| self.take_head(&head, bytes, length, ctx);

@@ -1,14 +1,12 @@
-//! Parses and checks the head of a request: its target and its framing (RFC 9112, sections 3 and 6).
-//! Independent of the connection.
+//! Parses and checks the head of a request, with its framing (RFC 9112, sections 3 and 6). Independent of
+//! the connection.
 
 use std::mem::MaybeUninit;
-use std::net::Ipv6Addr;
-use std::str;
 
 use httparse::{Error, Header, Status};
-use memchr::memchr;
 
 use super::error::RequestError;
+use super::target::{has_host, split_target};
 
 /// A valid head.
 #[derive(Debug)]
@@ -63,29 +61,6 @@ pub(super) enum Expects {
 /// Number of header fields that are parsed on the stack. Higher limits are rare.
 const FIELDS_ON_STACK: usize = 100;
 
-/// The bytes that a request target may hold (RFC 3986, appendix A). Brackets belong to IPv6 addresses,
-/// but clients also send them in queries.
-static TARGET_BYTES: [bool; 256] = alphanumerics_and(b"-._~!$&'()*+,;=:@/?%[]");
-
-/// The `unreserved` and `sub-delims` characters of RFC 3986, of which a name consists.
-static NAME_BYTES: [bool; 256] = alphanumerics_and(b"-._~!$&'()*+,;=");
-
-/// Returns a table of the ASCII letters and digits, and of these symbols.
-const fn alphanumerics_and(symbols: &[u8]) -> [bool; 256] {
-    let mut table = [false; 256];
-    let mut at = 0;
-    while at < symbols.len() {
-        table[symbols[at] as usize] = true;
-        at += 1;
-    }
-    let mut byte = 0_u8;
-    while byte < 128 {
-        table[byte as usize] |= byte.is_ascii_alphanumeric();
-        byte += 1;
-    }
-    table
-}
-
 /// Parses and checks a whole head of at most `fields` fields, and passes it to `act`. `bytes` must
 /// begin with the request line, end with the empty line, and contain no bare line feed (see `scan`).
 /// `act` gets an error if the request is malformed, ambiguous or not supported.
@@ -94,7 +69,7 @@ pub(super) fn with_head<R>(
     fields: usize,
     act: impl FnOnce(Result<Head<'_>, RequestError>) -> R,
 ) -> R {
-    with_slots(bytes, fields, |bytes, slots| match parse(bytes, slots) {
+    with_slots(fields, |slots| match parse(bytes, slots) {
         Ok(Some((head, length))) if length == bytes.len() => act(Ok(head)),
         Ok(_) => act(Err(RequestError::bad_request("the head is malformed"))),
         Err(RequestError::VERSION) => match as_http_1_1(bytes) {
@@ -105,14 +80,15 @@ pub(super) fn with_head<R>(
     })
 }
 
-/// Parses and checks the head with which `bytes` begin, and passes it to `act` with its length. Returns
-/// `None` if there is no whole and valid head: a scan then tells why.
+/// Parses and checks the head with which `bytes` begin, and passes it to `act` with its length. `bytes`
+/// must begin with the request line. Returns `None` for a head that is not whole, not valid, or of HTTP
+/// 1.2 to 1.9: `scan` and [`with_head`] then find out which.
 pub(super) fn with_first_head<R>(
     bytes: &[u8],
     fields: usize,
     act: impl FnOnce(Head<'_>, usize) -> R,
 ) -> Option<R> {
-    with_slots(bytes, fields, |bytes, slots| match parse(bytes, slots) {
+    with_slots(fields, |slots| match parse(bytes, slots) {
         Ok(Some((head, length))) if !has_bare_line_feed(&bytes[..length]) => {
             Some(act(head, length))
         }
@@ -120,18 +96,17 @@ pub(super) fn with_first_head<R>(
     })
 }
 
-/// Passes `bytes` on with memory for so many fields.
-fn with_slots<R>(
-    bytes: &[u8],
+/// Calls a function with memory for so many fields.
+fn with_slots<'b, R>(
     fields: usize,
-    parse: impl for<'a> FnOnce(&'a [u8], &'a mut [MaybeUninit<Header<'a>>]) -> R,
+    call: impl for<'h> FnOnce(&'h mut [MaybeUninit<Header<'b>>]) -> R,
 ) -> R {
     if fields <= FIELDS_ON_STACK {
         let mut slots = [const { MaybeUninit::uninit() }; FIELDS_ON_STACK];
-        parse(bytes, &mut slots[..fields])
+        call(&mut slots[..fields])
     } else {
         let mut slots: Vec<_> = (0..fields).map(|_| MaybeUninit::uninit()).collect();
-        parse(bytes, &mut slots)
+        call(&mut slots)
     }
 }
 
@@ -159,10 +134,10 @@ pub(super) fn check_request_line(line: &[u8]) -> Result<(), RequestError> {
 
 /// Parses and checks the head with which `bytes` begin, and returns it with its length; `None` if it is
 /// not whole.
-fn parse<'a>(
-    bytes: &'a [u8],
-    slots: &'a mut [MaybeUninit<Header<'a>>],
-) -> Result<Option<(Head<'a>, usize)>, RequestError> {
+fn parse<'h, 'b: 'h>(
+    bytes: &'b [u8],
+    slots: &'h mut [MaybeUninit<Header<'b>>],
+) -> Result<Option<(Head<'h>, usize)>, RequestError> {
     let mut request = httparse::Request::new(&mut []);
     let length = match request.parse_with_uninit_headers(bytes, slots) {
         Ok(Status::Complete(length)) => length,
@@ -174,7 +149,7 @@ fn parse<'a>(
         return Err(RequestError::bad_request("the request line is malformed"));
     };
     let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
-    let fields: &'a [Header<'a>] = request.headers;
+    let fields: &'h [Header<'b>] = request.headers;
     let (path, query) = split_target(method, target)?;
     let (framing, reusable, expects) = FramingHeaders::collect(fields)?.resolve(version)?;
     // After a CONNECT, the client sends tunnel data, never another request.
@@ -218,48 +193,6 @@ fn has_other_version(bytes: &[u8]) -> bool {
             major.is_ascii_digit() && minor.is_ascii_digit()
         }
         _ => false,
-    }
-}
-
-/// Returns the path and query of a target in any of its four forms (RFC 9112, section 3.2).
-fn split_target<'a>(
-    method: &str,
-    target: &'a str,
-) -> Result<(&'a str, Option<&'a str>), RequestError> {
-    const BAD: RequestError = RequestError::bad_request("the request target is malformed");
-    if !target.bytes().all(|byte| TARGET_BYTES[usize::from(byte)]) {
-        return Err(BAD);
-    }
-    if method == "CONNECT" {
-        let port = target.rsplit_once(':').map_or("", |(_, port)| port);
-        let good = has_host(target.as_bytes()) && port.parse::<u16>().is_ok_and(|port| port > 0);
-        return if good { Ok((target, None)) } else { Err(BAD) };
-    }
-    if target.starts_with('/') {
-        return Ok(split_query(target));
-    }
-    if target == "*" {
-        return if method == "OPTIONS" { Ok((target, None)) } else { Err(BAD) };
-    }
-    let (scheme, rest) = target.split_once("://").ok_or(BAD)?;
-    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-        return Err(BAD);
-    }
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, rest) = rest.split_at(end);
-    if !has_host(authority.as_bytes()) {
-        return Err(BAD);
-    }
-    Ok(match split_query(rest) {
-        ("", query) => ("/", query),
-        split => split,
-    })
-}
-
-fn split_query(target: &str) -> (&str, Option<&str>) {
-    match target.bytes().position(|byte| byte == b'?') {
-        Some(at) => (&target[..at], Some(&target[at + 1..])),
-        None => (target, None),
     }
 }
 
@@ -394,65 +327,6 @@ fn decimal(text: &[u8]) -> Option<u64> {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
         value.checked_mul(10)?.checked_add(digit)
     })
-}
-
-/// Returns whether this is `uri-host [ ":" port ]` (RFC 9110, section 7.2) with a host, which a URI of
-/// HTTP must have (section 4.2.1).
-fn has_host(text: &[u8]) -> bool {
-    let names = text.iter().take_while(|&&byte| is_name(byte)).count();
-    let (is_host_valid, port) = match &text[names..] {
-        port @ ([] | [b':', ..]) => (names > 0, port),
-        [b'[', rest @ ..] if names == 0 => {
-            let end = memchr(b']', rest).unwrap_or(rest.len());
-            (
-                is_ip_literal(&rest[..end]) && end < rest.len(),
-                rest.get(end + 1..).unwrap_or_default(),
-            )
-        }
-        rest => {
-            let end = memchr(b':', rest).unwrap_or(rest.len());
-            (is_registered_name(&rest[..end]), &rest[end..])
-        }
-    };
-    is_host_valid
-        && match port {
-            [] => true,
-            [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
-            _ => false,
-        }
-}
-
-/// Returns whether this is what may stand between the brackets of an `IP-literal`: an IPv6 address, or
-/// an address of a later version (RFC 3986, section 3.2.2).
-fn is_ip_literal(text: &[u8]) -> bool {
-    if let [b'v' | b'V', rest @ ..] = text {
-        let digits = rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-        return match &rest[digits..] {
-            [b'.', address @ ..] => {
-                let is_valid = |&byte: &u8| byte == b':' || is_name(byte);
-                digits > 0 && !address.is_empty() && address.iter().all(is_valid)
-            }
-            _ => false,
-        };
-    }
-    str::from_utf8(text).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())
-}
-
-/// Returns whether this is a `reg-name` of RFC 3986, section 3.2.2, which covers IPv4 addresses too.
-fn is_registered_name(text: &[u8]) -> bool {
-    let mut rest = text;
-    loop {
-        rest = match rest {
-            [] => return true,
-            [b'%', a, b, rest @ ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => rest,
-            [byte, rest @ ..] if is_name(*byte) => rest,
-            _ => return false,
-        };
-    }
-}
-
-fn is_name(byte: u8) -> bool {
-    NAME_BYTES[usize::from(byte)]
 }
 
 #[cfg(test)]

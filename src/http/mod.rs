@@ -13,6 +13,7 @@ mod request;
 mod response;
 mod scan;
 mod sending;
+mod target;
 #[cfg(test)]
 mod tests;
 

@@ -18,8 +18,8 @@ pub(super) enum Scan {
     Partial,
 }
 
-/// Scans for the end of one head. It stores its position, so a head that arrives byte by byte costs no
-/// more than a whole one.
+/// Scans for the end of one head. It stores its position, so a head that arrives byte by byte is scanned
+/// once.
 #[derive(Debug, Default)]
 pub(super) struct Scanner {
     /// Number of bytes already scanned.
@@ -62,7 +62,7 @@ impl Scanner {
     }
 
     /// Returns whether nothing was scanned yet.
-    pub(super) fn has_not_begun(&self) -> bool {
+    pub(super) fn is_new(&self) -> bool {
         self.scanned == 0
     }
 

@@ -68,6 +68,7 @@ const GOOD: &[&str] = &[
     "HEAD /large?n=70000 HTTP/1.1\r\nHost: x\r\n\r\n",
     "GET /204 HTTP/1.1\r\nHost: x\r\n\r\n",
     "GET /bad HTTP/1.1\r\nHost: x\r\n\r\n",
+    "GET / HTTP/1.2\r\nHost: x\r\n\r\n",
 ];
 
 const LAST: &[&str] = &[
