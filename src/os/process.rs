@@ -11,10 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal as NixSignal, kill, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::{ForkResult, Pid as RawPid, setpgid};
 
@@ -255,36 +253,30 @@ impl fmt::Display for Exit {
 /// # Errors
 /// From waitid(2), except that there are no children.
 pub(crate) fn next_exited_child() -> io::Result<Option<(Pid, Exit)>> {
-    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    loop {
-        // SAFETY: zeros are a valid siginfo_t, which is plain data.
-        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        // SAFETY: `info` is a valid place for the answer. P_ALL ignores the number.
-        match super::check(unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) }) {
-            Ok(_) => (),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
-            Err(error) => return Err(error),
-        }
-        // SAFETY: waitid(2) fills in the fields of SIGCHLD, or leaves zeros if no child has exited.
-        let pid = Pid::from_raw(unsafe { info.si_pid() });
-        if pid.as_raw() == 0 {
+    let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let info = match wait_on(None, look) {
+        Ok(info) => info,
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // SAFETY: waitid(2) fills in the fields of SIGCHLD, or leaves zeros if no child has exited.
+    let pid = Pid::from_raw(unsafe { info.si_pid() });
+    if pid.as_raw() == 0 {
+        return Ok(None);
+    }
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    let exit = match info.si_code {
+        libc::CLD_EXITED => Exit::Code(status),
+        libc::CLD_KILLED => Exit::Signal { number: status, core: false },
+        libc::CLD_DUMPED => Exit::Signal { number: status, core: true },
+        // A child that has made this process its tracer (ptrace(2), PTRACE_TRACEME) has stopped.
+        _ => {
+            send_sigkill(pid);
             return Ok(None);
         }
-        // SAFETY: as above.
-        let status = unsafe { info.si_status() };
-        let exit = match info.si_code {
-            libc::CLD_EXITED => Exit::Code(status),
-            libc::CLD_KILLED => Exit::Signal { number: status, core: false },
-            libc::CLD_DUMPED => Exit::Signal { number: status, core: true },
-            // A child that has made this process its tracer (ptrace(2), PTRACE_TRACEME) has stopped.
-            _ => {
-                send_sigkill(pid);
-                return Ok(None);
-            }
-        };
-        return Ok(Some((pid, exit)));
-    }
+    };
+    Ok(Some((pid, exit)))
 }
 
 /// Reaps a child that [`next_exited_child`] has returned. The kernel may reuse its number from now
@@ -294,24 +286,36 @@ pub(crate) fn next_exited_child() -> io::Result<Option<(Pid, Exit)>> {
 /// # Errors
 /// From waitid(2).
 pub(crate) fn reap(child: Pid) -> io::Result<()> {
-    loop {
-        match waitid(Id::Pid(raw(child)), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => (),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
+    wait_on(Some(child), libc::WEXITED | libc::WNOHANG).map(drop)
 }
 
 /// Returns whether a process is a child of this one that has not been reaped.
 pub(super) fn is_child(pid: Pid) -> bool {
-    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    waitid(Id::Pid(raw(pid)), look).is_ok()
+    wait_on(Some(pid), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT).is_ok()
 }
 
 /// Waits until a child exits, and reaps it.
 pub(super) fn wait_for(child: Pid) {
-    while waitid(Id::Pid(raw(child)), WaitPidFlag::WEXITED) == Err(Errno::EINTR) {}
+    let _ = wait_on(Some(child), libc::WEXITED); // it fails if there is no such child
+}
+
+/// Calls waitid(2) for a child, or for any. The call of nix fails after a real-time signal has ended the
+/// child, which it has then reaped: it has no name for such a signal.
+fn wait_on(child: Option<Pid>, flags: libc::c_int) -> io::Result<libc::siginfo_t> {
+    let (kind, number) = match child {
+        Some(child) => (libc::P_PID, child.as_raw().unsigned_abs()),
+        None => (libc::P_ALL, 0),
+    };
+    loop {
+        // SAFETY: zeros are a valid siginfo_t, which is plain data.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: `info` is a valid place for the answer.
+        match super::check(unsafe { libc::waitid(kind, number, &raw mut info, flags) }) {
+            Ok(_) => return Ok(info),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Returns the process group of a process; `None` if there is no such process.

@@ -1,5 +1,6 @@
 //! Signals that change the number of workers, and signals that change nothing.
 
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -9,7 +10,10 @@ use crate::os::Signals;
 use crate::proc::children;
 use crate::support::Server;
 
-on_every_class_and_tokio!(workers_ignore_master_signals,);
+on_every_class_and_tokio!(
+    workers_ignore_master_signals,
+    workers_killed_by_real_time_signals_are_reaped
+);
 
 fn workers_ignore_master_signals(class: &str) {
     let server = Server::start(&["-k", class]);
@@ -28,6 +32,26 @@ fn workers_ignore_master_signals(class: &str) {
         assert_eq!(server.answering_pid(), worker.pid, "{signal}");
     }
     assert!(server.records_of("worker exited").is_empty());
+    server.finish();
+}
+
+/// Many tools know no name of such a signal. All workers at once: a child that is not reaped would hide
+/// behind the others.
+fn workers_killed_by_real_time_signals_are_reaped(class: &str) {
+    let number = libc::SIGRTMIN() + 1;
+    let server = Server::start(&["-k", class, "-w", "3"]);
+    let workers = server.wait_workers(3);
+    let pids: Vec<_> = workers.iter().map(|worker| worker.pid.to_string()).collect();
+    let kill = format!("kill -{number} {}", pids.join(" "));
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    for worker in workers {
+        server.wait_replaced(worker);
+    }
+    let exits = server.records_of("worker exited");
+    let name = format!("signal {number}");
+    assert_eq!(exits.len(), 3);
+    assert!(exits.iter().all(|exit| exit.text("signal") == Some(&name)), "{exits:?}");
+    assert_eq!(children(server.pid).len(), 3);
     server.finish();
 }
 
