@@ -46,10 +46,21 @@ impl Slot {
             self.failures = 0;
         }
         match reason {
-            ExitReason::Requested | ExitReason::ScaledDown | ExitReason::Recycled => {
-                Restart::AtOnce
+            // A stop may have been requested as soon as it was ready. If the next ones drain as early, the
+            // slot serves nobody.
+            ExitReason::Requested if worker.ready_at.is_some() && !has_served => {
+                self.failures += 1;
+                if self.failures == 1 {
+                    Restart::AtOnce
+                } else {
+                    Restart::BackOff(self.failures - 1)
+                }
             }
-            ExitReason::Reload | ExitReason::Hung => Restart::AtOnce,
+            ExitReason::Requested
+            | ExitReason::ScaledDown
+            | ExitReason::Recycled
+            | ExitReason::Reload
+            | ExitReason::Hung => Restart::AtOnce,
             // An external kill says nothing about the worker.
             ExitReason::Crashed if exit_class == ExitClass::KilledExternally => Restart::AtOnce,
             // An OOM kill does: the worker used too much memory.

@@ -59,6 +59,10 @@ pub(super) struct Worker {
     pub(super) is_unresponsive: bool,
 }
 
+/// How many workers of one slot may drain unasked and still be replaced. A worker can write to the
+/// scoreboard that another drains, and each of its replacements too.
+const UNASKED_DRAINS_MAX: usize = 4;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Booting,
@@ -102,14 +106,19 @@ impl Slot {
         self.not_before = MonotonicTime::default();
     }
 
-    /// Returns whether a worker may be started here. A draining worker does not occupy its slot; an
-    /// aborting one does until it is killed or exits.
+    /// Returns whether a worker may be started here. A draining worker does not occupy its slot, unless
+    /// too many drain unasked; an aborting one does until it is killed or exits.
     pub(super) fn is_vacant(&self) -> bool {
+        let drains_unasked = |worker: &&Worker| {
+            matches!(worker.state, State::Stopping { reason: ExitReason::Requested, .. })
+        };
         let occupies = |worker: &Worker| match worker.state {
             State::Booting | State::Ready | State::Aborting { .. } => true,
             State::Stopping { .. } | State::DrainingHung { .. } | State::Killed { .. } => false,
         };
-        !self.spawning && !self.workers.iter().any(occupies)
+        !self.spawning
+            && !self.workers.iter().any(occupies)
+            && self.workers.iter().filter(drains_unasked).count() < UNASKED_DRAINS_MAX
     }
 
     /// Returns whether a worker is starting, or is being aborted because its boot timed out.

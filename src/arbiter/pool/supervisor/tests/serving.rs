@@ -158,11 +158,42 @@ fn external_kill_never_backs_off() {
 fn unrequested_clean_exit_is_replaced_without_back_off() {
     let mut pool = Pool::serving(POLICY, 1);
     for id in 1..20 {
+        assert_eq!(pool.pass(SECOND), []);
         let report = pool.exits(id, ExitClass::Requested);
         assert_eq!(report.reason, ExitReason::Requested);
         assert_eq!(pool.step(), [spawn(id + 1, 0)]);
         pool.become_ready(id + 1);
     }
+}
+
+#[test]
+fn workers_that_drain_before_they_have_served_back_off_from_the_second_on() {
+    let mut pool = Pool::serving(POLICY, 1);
+    assert_eq!(pool.exits(1, ExitClass::Requested).restart_in, Some(Duration::ZERO));
+    let mut last = Duration::ZERO;
+    for id in 2..6 {
+        assert_eq!(pool.step(), [spawn(id, 0)]);
+        pool.become_ready(id);
+        let delay = pool.exits(id, ExitClass::Requested).restart_in.expect("it is replaced");
+        assert!(delay > last, "{delay:?} after {last:?}");
+        last = delay;
+        pool.advance(delay);
+    }
+}
+
+#[test]
+fn workers_that_drain_unasked_are_replaced_up_to_a_limit() {
+    let mut pool = Pool::serving(POLICY, 1);
+    for id in 1..4 {
+        assert!(pool.supervisor.on_draining(WorkerId(id), pool.now));
+        assert_eq!(pool.step(), [spawn(id + 1, 0)]);
+        pool.become_ready(id + 1);
+    }
+    assert!(pool.supervisor.on_draining(WorkerId(4), pool.now));
+    assert_eq!(pool.step(), []);
+    assert_eq!(pool.pass(SECOND), []);
+    pool.exits(1, ExitClass::Requested);
+    assert_eq!(pool.step(), [spawn(5, 0)]);
 }
 
 #[test]
