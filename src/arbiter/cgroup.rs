@@ -158,6 +158,11 @@ impl WorkerCgroups {
         self.exit_deadline.set(deadline.or(Some(now.saturating_add(EXIT_WAIT_MAX))));
     }
 
+    /// Ends the wait: the master has workers, or will have.
+    pub(super) fn end_exit_wait(&self) {
+        self.exit_deadline.set(None);
+    }
+
     /// Returns whether the master may exit: the cgroups of its own workers are removed, or the wait
     /// has been long enough.
     pub(super) fn may_exit(&self, now: MonotonicTime) -> bool {

@@ -371,7 +371,10 @@ impl<'a> Arbiter<'a> {
     fn outcome(&mut self, now: MonotonicTime) -> Option<RunOutcome> {
         let cgroups = &self.transitions.state.environment.cgroups;
         cgroups.retry_removals(now, self.transitions.state.log());
-        let outcome = self.transitions.state.pools.outcome()?;
+        let Some(outcome) = self.transitions.state.pools.outcome() else {
+            cgroups.end_exit_wait(); // the stop may have been cancelled
+            return None;
+        };
         cgroups.begin_exit_wait(now);
         let may_exit = cgroups.may_exit(now);
         (self.transitions.state.release_leadership() && may_exit).then_some(outcome)

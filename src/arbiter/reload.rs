@@ -162,6 +162,8 @@ impl<'a> Reload<'a> {
             self.file_watch.stop();
         } else if self.may_reload(state, is_sole_master) {
             self.file_watch.keep_running(state, exec_args);
+        } else {
+            self.file_watch.retry_later();
         }
     }
 

@@ -29,13 +29,17 @@ impl Pool<'_> {
                 self.supervisor.set_standby(Some(Standby::Kill));
                 self.bind_at = None;
             }
-            Duty::Drain => self.supervisor.set_standby(Some(Standby::Drain)),
+            Duty::Drain => {
+                self.supervisor.set_standby(Some(Standby::Drain));
+                self.bind_at = None;
+            }
             Duty::Serve => self.begin_to_lead(now),
         }
     }
 
     fn begin_to_lead(&mut self, now: MonotonicTime) {
         if self.supervisor.stopping().is_some() || self.is_retired {
+            self.bind_at = None;
             return;
         }
         if self.generation.is_standby {

@@ -131,6 +131,11 @@ impl FileWatch {
         self.retry_at = Some(clock::now().saturating_add(RETRY_DELAY));
     }
 
+    /// Leaves a failed start until the next call of [`keep_running`](Self::keep_running).
+    pub(super) fn retry_later(&mut self) {
+        self.retry_at = None;
+    }
+
     /// Returns the descriptor that is readable when a change has settled.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.watcher.as_ref().filter(|it| !it.has_ended).map(|it| it.helper.fd())
