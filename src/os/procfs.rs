@@ -95,12 +95,15 @@ fn sum_over_tree(
 
 /// How many processes of one tree are read.
 const TREE_MAX: usize = 1024;
+/// Of how many threads of one process the children are read.
+const THREADS_MAX: usize = 256;
 
-/// Returns a process and its descendants, as far as the kernel lists children.
+/// Returns a process and its descendants, as far as the kernel lists children, at most [`TREE_MAX`].
 fn process_tree(pid: Pid) -> Vec<Pid> {
     let (mut tree, mut next) = (vec![pid], 0);
     while let Some(parent) = tree.get(next).filter(|_| tree.len() < TREE_MAX) {
         tree.extend(children(*parent));
+        tree.truncate(TREE_MAX);
         next += 1;
     }
     tree
@@ -109,7 +112,7 @@ fn process_tree(pid: Pid) -> Vec<Pid> {
 /// Returns the children of a process, those of one thread in the order of their start (where the
 /// kernel lists them).
 fn children(parent: Pid) -> Vec<Pid> {
-    let lists = thread_ids(parent).into_iter().filter_map(|thread| {
+    let lists = thread_ids(parent).into_iter().take(THREADS_MAX).filter_map(|thread| {
         let text = proc_dir::read_text(&thread_dir(parent, thread)?.join("children"))?;
         let numbers = text.split_whitespace().filter_map(|number| number.parse().ok());
         Some(numbers.map(Pid::from_raw).collect::<Vec<_>>())
