@@ -26,10 +26,10 @@ const BUSY_TURNS: u32 = 4;
 /// How much memory may hold bytes that were received, in all, for clients that do not read their output.
 /// If it is exceeded, the client with the most is closed.
 const WAITING_BYTES_MAX: usize = 64 << 20;
-/// How many submissions collect what was received before a drain began, and how many clients have one
-/// more. A turn receives into 512 buffers.
-const DRAIN_TURNS_MIN: usize = 64;
-const CLIENTS_PER_DRAIN_TURN: usize = 64;
+/// For how long what has arrived is answered before a drain, though more arrives meanwhile: until then, and
+/// until there were so many more results than clients.
+const RECEIVE_DUE_MAX: Duration = Duration::from_secs(1);
+const SPARE_RESULTS: usize = 16;
 
 // Fields: those of a loop over epoll, and those of a ring.
 pub(super) struct EventLoop<'a> {
@@ -48,7 +48,6 @@ pub(super) struct EventLoop<'a> {
     results: Vec<Completion>,
     buffers: Buffers,
     tracker: WorkTracker<'a>,
-    draining: bool,
     has_signals: bool,
     /// Whether listeners had clients when the loop looked last.
     listeners_ready: bool,
@@ -77,7 +76,6 @@ impl<'a> EventLoop<'a> {
             results: Vec::new(),
             buffers: Buffers::default(),
             tracker: ctx.lifecycle().tracker().with_heartbeat(),
-            draining: false,
             has_signals: false,
             listeners_ready: false,
             has_more_output: false,
@@ -156,12 +154,15 @@ impl<'a> EventLoop<'a> {
     }
 
     fn handle_signals(&mut self) -> io::Result<()> {
-        if self.ctx.lifecycle().poll_stop() == StopRequest::Graceful && !self.draining {
-            self.draining = true;
+        let lifecycle = self.ctx.lifecycle();
+        if lifecycle.poll_stop() == StopRequest::Graceful {
             self.acceptor.drain(&self.poll)?;
         }
-        if self.ctx.lifecycle().drains_clients() && !self.undrained().is_empty() {
+        if lifecycle.drains_clients() && !self.undrained().is_empty() {
             self.receive_due()?;
+        }
+        // Another signal may have ended the drain mode by now.
+        if lifecycle.drains_clients() {
             for index in self.undrained() {
                 let Some(entry) = self.clients.get_mut(index) else { continue };
                 entry.client.drain(&mut self.buffers, &mut self.tracker);
@@ -171,25 +172,28 @@ impl<'a> EventLoop<'a> {
         Ok(())
     }
 
-    /// Receives and answers what has arrived until now.
+    /// Receives and answers what has arrived until now. Reads signals meanwhile.
     fn receive_due(&mut self) -> io::Result<()> {
-        for _ in 0..DRAIN_TURNS_MIN + self.clients.len() / CLIENTS_PER_DRAIN_TURN {
+        let lifecycle = self.ctx.lifecycle();
+        let end = lifecycle.now().saturating_add(RECEIVE_DUE_MAX);
+        let mut spare_results = self.clients.len() + SPARE_RESULTS;
+        loop {
             // A turn without results may have sent answers, whose clients are received from next.
             let results = self.turn(0)?;
             self.send_ready()?;
-            if self.ctx.lifecycle().poll_stop() == StopRequest::Immediate {
-                break;
-            }
-            if results == 0 && self.ready.is_empty() && !self.ring.has_work() {
-                break;
+            spare_results = spare_results.saturating_sub(results.max(1));
+            let is_quiet = results == 0 && self.ready.is_empty() && !self.ring.has_work();
+            let is_late = spare_results == 0 && lifecycle.now() >= end;
+            if is_quiet || is_late || lifecycle.poll_stop() == StopRequest::Immediate {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     /// Returns whether the worker has drained: it has no client, and none can be lost.
     fn is_done(&self) -> bool {
-        self.draining && self.clients.is_empty() && !self.acceptor.may_receive_more()
+        let stops = self.ctx.lifecycle().stop_request() == StopRequest::Graceful;
+        stops && self.clients.is_empty() && !self.acceptor.may_receive_more()
     }
 
     fn add_client(&mut self, mut client: Client<'a>) -> io::Result<()> {
