@@ -37,6 +37,7 @@ impl WorkerClass for OwnLoop {
             let until = match acceptor.poll(0) {
                 Accept::Client(stream, address) => {
                     ctx.new_client(stream, address, false).serve(ctx);
+                    lifecycle.poll_stop(); // while clients keep coming, this loop does not sleep
                     continue;
                 }
                 Accept::Pending { deadline: until } => until,

@@ -114,8 +114,9 @@ impl<'a> Acceptor<'a> {
     /// listeners that were [reported](Self::mark_readable), or at which more may wait.
     ///
     /// It does not read signals: call [`Lifecycle::poll_stop`](super::Lifecycle::poll_stop) when
-    /// [`wake_fd`](super::Lifecycle::wake_fd) is readable. While the worker drains,
-    /// [`Accept::Finished`] comes once `client_count` is 0 and no client can be lost.
+    /// [`wake_fd`](super::Lifecycle::wake_fd) is readable, and now and then while clients keep coming:
+    /// a busy loop may never sleep. While the worker drains, [`Accept::Finished`] comes once
+    /// `client_count` is 0 and no client can be lost.
     pub fn poll(&mut self, client_count: usize) -> Accept {
         self.ctx.lifecycle.notify();
         match self.try_accept(client_count) {

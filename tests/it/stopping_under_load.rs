@@ -2,13 +2,15 @@
 //! connect is answered, and new clients are refused at once.
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 
 use crate::launch::Launch;
 use crate::load::{Load, Target, is_refusal};
-use crate::support::Server;
+use crate::proc::wait_until;
+use crate::support::{DEADLINE, Server};
 
 on_every_class_and_tokio!(
     stops_on_ipv4_lose_nothing,
@@ -17,6 +19,7 @@ on_every_class_and_tokio!(
     stops_on_abstract_name_lose_nothing,
     stops_with_reuse_port_lose_nothing,
     stopping_server_refuses_new_clients_at_once,
+    busy_worker_stops_beside_new_clients,
 );
 
 /// How often a server is stopped. Each stop is a chance to lose a client.
@@ -121,4 +124,30 @@ fn expect_refusal(class: &str, listen: Listen) {
     server.signal(Signal::SIGCONT);
     assert_eq!(busy.answer().status(), 200);
     server.expect_clean_exit();
+}
+
+/// There is always another client, so the worker never sleeps.
+fn busy_worker_stops_beside_new_clients(class: &str) {
+    const CLIENTS: usize = 100;
+    let server = Server::start(&["-k", class, "--threads", "1", "--graceful-timeout", "600"]);
+    let path = if class == "tokio" { "/block?ms=5" } else { "/sleep?ms=5" };
+    let (answers, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let worker = server.workers()[0];
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let is_answered = server.try_get(path).is_ok();
+                    answers.fetch_add(usize::from(is_answered), Ordering::Relaxed);
+                }
+            });
+        }
+        wait_until("answers", || answers.load(Ordering::Relaxed) > CLIENTS);
+        kill(worker.pid, Signal::SIGTERM).unwrap();
+        let exits = server.sees_record(DEADLINE, |record| record.is("worker exited", worker.pid));
+        is_over.store(true, Ordering::Relaxed);
+        assert!(exits, "it never exits");
+    });
+    assert_eq!(server.records_of("worker exited")[0].number("code"), Some(0));
+    server.finish();
 }

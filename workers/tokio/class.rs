@@ -38,6 +38,8 @@ const RELIEF_MAX: Duration = Duration::from_secs(1);
 /// How many clients a worker that serves alone accepts before other tasks have their turn, which costs an
 /// epoll_wait(2).
 const ACCEPTS_MAX: usize = 16;
+/// How long a worker whose clients keep coming may leave its signals unread.
+const SIGNALS_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Serves [apps](super::App) on a tokio runtime in each worker, with `threads` threads.
 pub struct TokioClass;
@@ -128,6 +130,7 @@ async fn run(ctx: &WorkerContext<'_>, app: &Booted) -> Result<(), WorkerError> {
         lifecycle,
         worker,
         signals,
+        signals_due: MonotonicTime::default(),
         listeners,
         tracker,
         probed_at: None,
@@ -158,6 +161,8 @@ struct EventLoop<'a> {
     lifecycle: &'static Lifecycle,
     worker: Worker,
     signals: WatchedFd<'a>,
+    /// When the signals are read, if the loop has not slept by then.
+    signals_due: MonotonicTime,
     listeners: Vec<WatchedFd<'a>>,
     /// The entry of this thread; `None` if it is the only one.
     tracker: Option<WorkTracker<'static>>,
@@ -188,6 +193,7 @@ impl EventLoop<'_> {
                         accepted = 0;
                         yield_now().await; // other workers get some of a burst, other tasks their turn
                     }
+                    self.look_for_signals();
                 }
                 Accept::Pending { deadline } => {
                     self.sleep(acceptor, deadline, client_count).await?
@@ -198,6 +204,15 @@ impl EventLoop<'_> {
                 }
                 Accept::Finished => return Ok(()),
             }
+        }
+    }
+
+    /// Reads the signals if that is due: while clients keep coming, the loop does not sleep.
+    fn look_for_signals(&mut self) {
+        let now = self.lifecycle.now_coarse();
+        if self.signals_due <= now {
+            self.signals_due = now.saturating_add(SIGNALS_INTERVAL);
+            handle_signals(self.lifecycle, self.worker);
         }
     }
 
@@ -249,7 +264,11 @@ impl EventLoop<'_> {
             return;
         };
         let info = ClientInfo { address, allow_keepalive: true };
-        server.serve(NewClient { stream, info, guard });
+        // The service may panic when it is cloned, which costs this client its connection.
+        let serve = || server.serve(NewClient { stream, info, guard });
+        if catch_unwind(AssertUnwindSafe(serve)).is_err() {
+            self.lifecycle.count_refused_client();
+        }
     }
 
     /// Sleeps until there may be something to do: a client at a listener of interest, a signal, the end
