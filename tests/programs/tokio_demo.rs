@@ -86,6 +86,7 @@ fn router(worker: Worker) -> Router {
         .route("/hang", get(hang))
         .route("/stream_hang", get(|| async { Body::new(HangingBody) }))
         .route("/await", get(std::future::pending::<()>))
+        .route("/spend", get(spend))
         .route("/all_hang", get(all_hang))
         .route("/one_hangs", get(async || _ = tokio::spawn(async { thread::sleep(Duration::MAX) })))
         .route(
@@ -193,6 +194,13 @@ async fn sleep(Query(Milliseconds { ms }): Query<Milliseconds>) -> String {
 async fn hang() -> StatusCode {
     loop {
         thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+/// Never waits for anything, and leaves its task no budget.
+async fn spend() {
+    loop {
+        tokio::task::coop::consume_budget().await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use ostler::time::MonotonicTime;
 use tokio::task::coop::unconstrained;
@@ -43,11 +43,15 @@ impl Alarm {
                 }
                 None => self.sleep.insert(Box::pin(sleep(wait))),
             };
-            // What else the task has polled may have used up its budget, and a timer that is polled without one
-            // does not begin.
-            if Pin::new(&mut unconstrained(sleep.as_mut())).poll(cx).is_pending() {
+            if poll_timer(sleep, cx).is_pending() {
                 return false;
             }
         }
     }
+}
+
+/// Polls a timer. What else the task has polled may have used up its budget (`tokio::task::coop`), and a timer
+/// that is polled without one neither begins nor ends.
+pub(super) fn poll_timer(timer: &mut Pin<Box<Sleep>>, cx: &mut Context<'_>) -> Poll<()> {
+    Pin::new(&mut unconstrained(timer.as_mut())).poll(cx)
 }

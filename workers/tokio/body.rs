@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::fmt;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -14,6 +13,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
+use super::alarm::poll_timer;
 use super::state::ConnectionState;
 
 /// How many bytes of a body must arrive within `body_timeout`.
@@ -173,7 +173,7 @@ impl http_body::Body for Body {
                 reading.step_bytes = 0;
                 Box::pin(sleep(limit))
             });
-            ready!(timer.as_mut().poll(cx));
+            ready!(poll_timer(timer, cx));
             return reading.fail(TOO_SLOW, BodyError::TooSlow);
         };
         let frame = match frame {

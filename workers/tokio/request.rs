@@ -16,6 +16,7 @@ use slog::{error, warn};
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
+use super::alarm::poll_timer;
 use super::body::{Body, BodyError, SharedFailure};
 use super::context::RequestContext;
 use super::guard::RequestGuard;
@@ -200,7 +201,7 @@ where
             })),
             Ok(Poll::Pending) => {
                 let Some(timer) = this.timer else { return Poll::Pending };
-                ready!(timer.as_mut().poll(cx));
+                ready!(poll_timer(timer, cx));
                 warn!(worker.log(), "request timed out"; "pid" => process::id(),
                     "slot" => worker.info().slot, "label" => guard.label_text());
                 Poll::Ready(Err(StatusCode::GATEWAY_TIMEOUT))

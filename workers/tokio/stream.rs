@@ -1,14 +1,16 @@
 //! The stream of a client.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use ostler::time::MonotonicTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop::unconstrained;
 
 use super::frames::FrameCounter;
 use super::state::{ClosedStream, ConnectionState};
@@ -141,7 +143,11 @@ impl ClientStream {
             return Ok(());
         }
         let mut byte = [0];
-        match self.stream()?.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+        let mut buffer = ReadBuf::new(&mut byte);
+        let stream = self.stream()?;
+        // The app may have used up the budget of the task.
+        let peek = unconstrained(poll_fn(|cx| stream.poll_peek(cx, &mut buffer)));
+        match pin!(peek).poll(cx) {
             Poll::Ready(Ok(0)) => {
                 self.state.on_received(0);
                 Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client has gone"))
