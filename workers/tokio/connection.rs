@@ -116,6 +116,7 @@ pub(super) async fn drive<C: Driven>(
                     continue;
                 }
             } else if notices != Some(worker.notices()) {
+                timer.end_drain();
                 // Once for each notice: a task has the same waker each time.
                 notices = Some(worker.notices());
                 noticed.set(worker.noticed());

@@ -84,6 +84,11 @@ impl PhaseTimer {
         self.drains_since.get_or_insert(now);
     }
 
+    /// Takes in that the worker drains no longer.
+    pub(super) fn end_drain(&mut self) {
+        self.drains_since = None;
+    }
+
     /// Takes in that the connection has been told to close.
     pub(super) fn close(&mut self, now: MonotonicTime) {
         self.is_closing = true;
@@ -197,6 +202,15 @@ mod tests {
         assert_eq!(timer.deadline(), None);
         timer.set_phase(Phase::Idle(1), || at(4));
         assert_eq!(timer.deadline(), Some(at(4).saturating_add(LIMITS.drain_idle_timeout)));
+    }
+
+    #[test]
+    fn drain_that_ends_shortens_nothing() {
+        let mut timer = PhaseTimer::new(LIMITS, at(1));
+        timer.drain(at(2));
+        timer.end_drain();
+        timer.set_phase(Phase::Idle(1), || at(3));
+        assert_eq!(timer.deadline(), Some(at(8)));
     }
 
     #[test]
