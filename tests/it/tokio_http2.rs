@@ -142,6 +142,17 @@ fn http2_requests_that_arrive_together_are_all_answered() {
 }
 
 #[test]
+fn http2_connect_is_refused() {
+    let Some(server) = start(&["--threads", "1"]) else { return };
+    let mut client = Http2::connect(&server);
+    // The literal method, and the authority.
+    let head = [&[0x02, 7][..], b"CONNECT", &[0x01, 4], b"x:80"].concat();
+    client.send(HEADERS, END_HEADERS, 1, &head).unwrap();
+    assert_eq!(bodies(&mut client, 1), [(1, "Not Implemented\n".to_owned())]);
+    server.finish();
+}
+
+#[test]
 fn http2_request_that_hangs_holds_up_none_that_arrived_with_it() {
     for (count, hanging) in [(2, 0), (2, 1), (4, 1), (4, 3), (20, 9), (20, 19), (100, 49)] {
         let flags = ["--threads", "2", "--timeout", "60s", "--graceful-timeout", "0s"];

@@ -7,7 +7,7 @@ use std::process;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use ostler::time::MonotonicTime;
@@ -104,6 +104,10 @@ impl<S> Waiting<S> {
         }
         if !has_valid_host(request) {
             return Err(StatusCode::BAD_REQUEST);
+        }
+        // Its tunnel would belong to no request: the connection would count as idle, and be closed.
+        if guard.is_http2() && request.method() == Method::CONNECT {
+            return Err(StatusCode::NOT_IMPLEMENTED);
         }
         if request.body().size_hint().lower() > worker.info().limits.max_body_bytes as u64 {
             return Err(StatusCode::PAYLOAD_TOO_LARGE);

@@ -66,6 +66,7 @@ fn text_of(status: StatusCode) -> &'static str {
         StatusCode::BAD_REQUEST => "Bad Request\n",
         StatusCode::REQUEST_TIMEOUT => "Request Timeout\n",
         StatusCode::PAYLOAD_TOO_LARGE => "Payload Too Large\n",
+        StatusCode::NOT_IMPLEMENTED => "Not Implemented\n",
         StatusCode::GATEWAY_TIMEOUT => "Gateway Timeout\n",
         _ => "Internal Server Error\n",
     }
