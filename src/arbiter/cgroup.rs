@@ -152,22 +152,15 @@ impl WorkerCgroups {
         pending.iter().map(|removal| removal.retry_at).chain(self.exit_deadline.get()).min()
     }
 
-    /// Begins to wait for the removals, once no worker is left. Later calls do not extend the wait.
-    pub(super) fn begin_exit_wait(&self, now: MonotonicTime) {
-        let deadline = self.exit_deadline.get();
-        self.exit_deadline.set(deadline.or(Some(now.saturating_add(EXIT_WAIT_MAX))));
-    }
-
-    /// Ends the wait: the master has workers, or will have.
-    pub(super) fn end_exit_wait(&self) {
-        self.exit_deadline.set(None);
-    }
-
-    /// Returns whether the master may exit: the cgroups of its own workers are removed, or the wait
-    /// has been long enough.
-    pub(super) fn may_exit(&self, now: MonotonicTime) -> bool {
+    /// Waits for the removals once no worker is left; a stop that is cancelled ends the wait. Returns
+    /// whether the master may exit: the cgroups of its own workers are removed, or the wait has been long
+    /// enough.
+    pub(super) fn wait_for_exit(&self, has_stopped: bool, now: MonotonicTime) -> bool {
+        let begun = self.exit_deadline.get().filter(|_| has_stopped);
+        let deadline = begun.unwrap_or_else(|| now.saturating_add(EXIT_WAIT_MAX));
+        self.exit_deadline.set(has_stopped.then_some(deadline));
         let own_removed = self.pending_removals.borrow().iter().all(|removal| removal.is_orphan);
-        own_removed || self.exit_deadline.get().is_some_and(|deadline| deadline <= now)
+        has_stopped && (own_removed || deadline <= now)
     }
 }
 
@@ -177,4 +170,28 @@ fn removal_action(removal: &PendingRemoval, path: &Path) -> OrphanAction {
     }
     let members: Vec<i32> = cgroup_manage::members(path).into_iter().map(Pid::as_raw).collect();
     orphans::orphan_action(removal.name, &members)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cancelled_stop_leaves_no_deadline() {
+        let at = |seconds: u64| MonotonicTime::from_nanos(seconds * 1_000_000_000);
+        let cgroups = WorkerCgroups {
+            parent: None,
+            master: Pid::this(),
+            pending_removals: RefCell::default(),
+            exit_deadline: Cell::default(),
+        };
+        cgroups.schedule_removal(CgroupName { master: 1, worker: 2 }, false);
+        cgroups.pending_removals.borrow_mut()[0].retry_at = at(100);
+        assert!(!cgroups.wait_for_exit(true, at(1)));
+        assert_eq!(cgroups.next_deadline(), Some(at(1).saturating_add(EXIT_WAIT_MAX)));
+        assert!(!cgroups.wait_for_exit(false, at(2)));
+        assert_eq!(cgroups.next_deadline(), Some(at(100)));
+        assert!(!cgroups.wait_for_exit(true, at(3)));
+        assert!(cgroups.wait_for_exit(true, at(3).saturating_add(EXIT_WAIT_MAX)));
+    }
 }

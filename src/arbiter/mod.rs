@@ -371,12 +371,9 @@ impl<'a> Arbiter<'a> {
     fn outcome(&mut self, now: MonotonicTime) -> Option<RunOutcome> {
         let cgroups = &self.transitions.state.environment.cgroups;
         cgroups.retry_removals(now, self.transitions.state.log());
-        let Some(outcome) = self.transitions.state.pools.outcome() else {
-            cgroups.end_exit_wait(); // the stop may have been cancelled
-            return None;
-        };
-        cgroups.begin_exit_wait(now);
-        let may_exit = cgroups.may_exit(now);
+        let outcome = self.transitions.state.pools.outcome();
+        let may_exit = cgroups.wait_for_exit(outcome.is_some(), now);
+        let outcome = outcome?;
         (self.transitions.state.release_leadership() && may_exit).then_some(outcome)
     }
 

@@ -145,10 +145,10 @@ fn http2_requests_that_arrive_together_are_all_answered() {
 fn http2_connect_is_refused() {
     let Some(server) = start(&["--threads", "1"]) else { return };
     let mut client = Http2::connect(&server);
-    // The literal method, and the authority.
     let head = [&[0x02, 7][..], b"CONNECT", &[0x01, 4], b"x:80"].concat();
     client.send(HEADERS, END_HEADERS, 1, &head).unwrap();
     assert_eq!(bodies(&mut client, 1), [(1, "Not Implemented\n".to_owned())]);
+    drop(client);
     server.finish();
 }
 
