@@ -17,7 +17,7 @@ use super::alarm::poll_timer;
 use super::state::ConnectionState;
 
 /// How many bytes of a body must arrive within `body_timeout`.
-const STEP_BYTES: u64 = 4 << 10;
+pub(super) const STEP_BYTES: u64 = 4 << 10;
 
 /// The body of a request. It ends with an error beyond `limit_request_body`, and if less than 4 KiB
 /// arrive within `body_timeout`. The client then gets 413 or 408, whatever the app answers.

@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
@@ -15,6 +16,9 @@ use super::deadline::{OutputProgress, Phase, PhaseLimits, PhaseTimer};
 use super::output::WRITE_STEP;
 use super::state::ConnectionState;
 use super::tracking::Hold;
+
+/// How often a connection looks whether the app has read a body whose response is complete.
+const BODY_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why a connection is no longer driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,7 +161,12 @@ pub(super) async fn drive<C: Driven>(
             let may_release =
                 C::IS_RELEASED && !state.has_open_body() && !worker.closes_connections();
             let release_at = timer.release_at().filter(|at| may_release && *at < deadline);
-            if !alarm.as_mut().is_due(release_at.unwrap_or(deadline), || lifecycle.now(), cx) {
+            let look_at = match phase {
+                // The end of the body wakes nobody.
+                Phase::Body(_) => deadline.min(lifecycle.now().saturating_add(BODY_LOOK_INTERVAL)),
+                _ => release_at.unwrap_or(deadline),
+            };
+            if !alarm.as_mut().is_due(look_at, || lifecycle.now(), cx) {
                 return Poll::Pending;
             }
             if release_at.is_some() {
@@ -170,7 +179,9 @@ pub(super) async fn drive<C: Driven>(
                     timer.close(lifecycle.now());
                     connection.as_mut().begin_shutdown();
                 }
-                Phase::Connected | Phase::Idle(_) => return Poll::Ready(End::Idle),
+                Phase::Connected | Phase::Idle(_) | Phase::Body(_) => {
+                    return Poll::Ready(End::Idle);
+                }
             }
         }
     })

@@ -8,6 +8,7 @@ use ostler::time::MonotonicTime;
 use ostler::worker::Lifecycle;
 use tokio::net::TcpStream;
 
+use super::body::STEP_BYTES;
 use super::deadline::Phase;
 use super::linger::CloseRisk;
 use super::output::{Outputs, WRITE_STEP};
@@ -71,6 +72,7 @@ pub(super) struct ConnectionState {
     requests: AtomicU32,
     /// How many requests have no complete response.
     in_flight: AtomicU32,
+    received_bytes: AtomicU64,
     sent_bytes: AtomicU64,
     is_write_blocked: AtomicBool,
     /// When the last response was complete, in nanoseconds.
@@ -97,6 +99,7 @@ impl ConnectionState {
             is_flooding: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
+            received_bytes: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
             is_write_blocked: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
@@ -144,6 +147,9 @@ impl ConnectionState {
         }
         if self.in_flight.load(Ordering::Acquire) > 0 {
             return Phase::Busy;
+        }
+        if self.has_open_body() && !self.is_http2() {
+            return Phase::Body(self.received_bytes.load(Ordering::Relaxed) / STEP_BYTES);
         }
         let requests = self.requests.load(Ordering::Relaxed);
         match (self.has_input.load(Ordering::Relaxed), requests) {
@@ -197,8 +203,13 @@ impl ConnectionState {
         number
     }
 
-    /// Takes in that the app has read a body to its end. It may be late: another may have begun.
+    /// Takes in that the app has read a body to its end. It may be late: another may have begun. If its
+    /// response is complete, the connection is idle from now on.
     pub(super) fn end_body(&self, number: u32) {
+        if self.in_flight() == 0 {
+            self.has_input.store(false, Ordering::Relaxed); // it was a part of the body
+            self.idle_since.store(self.worker().lifecycle().now().as_nanos(), Ordering::Relaxed);
+        }
         let _ = self.open_body.compare_exchange(number, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
 
@@ -224,6 +235,8 @@ impl ConnectionState {
             self.is_half_closed.store(true, Ordering::Relaxed);
         } else {
             self.has_input.store(true, Ordering::Relaxed);
+            let received = self.received_bytes.load(Ordering::Relaxed).wrapping_add(length as u64);
+            self.received_bytes.store(received, Ordering::Relaxed); // one task reads at a time
         }
     }
 
