@@ -231,6 +231,7 @@ impl<'a> Transitions<'a> {
     /// Takes over from another master that has exited.
     pub(super) fn on_peer_exit(&mut self, pid: Pid) {
         self.state.environment.cgroups.find_orphans(pid);
+        self.state.pools.iter().for_each(|pool| pool.restore_listeners(pid, None));
         if self.state.pools.stopping().is_some() {
             self.begin_shutdown(); // the stop began when there was another master
         }

@@ -16,6 +16,7 @@ use std::path::Path;
 
 use crate::address::Address;
 use crate::os::file::FileId;
+use crate::os::listener_options::{ListenerOptions, Restored};
 use crate::os::lookups::Lookups;
 use crate::os::memory::MappingId;
 use crate::os::{epoll, listening, socket};
@@ -37,6 +38,7 @@ pub struct Listener {
     origin: Origin,
     /// What the master tells the workers, in shared memory.
     shared_state: SharedState,
+    options: ListenerOptions,
 }
 
 /// Binds an address, or takes over an inherited descriptor. A host's name may have several addresses:
@@ -110,9 +112,12 @@ fn adopt_inherited(
         Some((Address::Unix(_), None)) => Origin::Bound,
         Some((Address::Tcp { .. } | Address::Abstract(_), _)) => Origin::Bound,
     };
+    let options =
+        ListenerOptions::read(fd.as_fd(), matches!(origin, Origin::Bound)).map_err(refused)?;
+    options.restore(fd.as_fd()); // a worker of the earlier master may have changed them
     let address =
         ours.map(|(address, _)| address).or_else(|| name.parse().ok()).unwrap_or(as_given);
-    Ok(Some(Listener { fd, address, name, origin, shared_state: shared }))
+    Ok(Some(Listener { fd, address, name, origin, shared_state: shared, options }))
 }
 
 /// Returns the first listener of each address: with `reuse_port` there are several in a row.
@@ -127,9 +132,10 @@ pub(crate) fn one_per_address<'l>(
 impl Listener {
     fn new(fd: OwnedFd, address: &Address, origin: Origin) -> Result<Self, ListenError> {
         let name = socket::local_address(fd.as_fd());
-        match SharedState::new(ListenerState::Open) {
-            Ok(shared_state) => {
-                Ok(Self { fd, address: address.clone(), name, origin, shared_state })
+        let options = ListenerOptions::read(fd.as_fd(), matches!(origin, Origin::Bound));
+        match options.and_then(|it| Ok((it, SharedState::new(ListenerState::Open)?))) {
+            Ok((options, shared_state)) => {
+                Ok(Self { fd, address: address.clone(), name, origin, shared_state, options })
             }
             Err(source) => {
                 if let Origin::Path(path) = &origin {
@@ -228,8 +234,9 @@ impl Listener {
         let refused = |source| ListenError::Bind { address: self.address.clone(), source };
         let fd = socket::bind_reuseport(self.fd.as_fd()).map_err(refused)?;
         let shared = SharedState::new(ListenerState::NotListening).map_err(refused)?;
+        let options = ListenerOptions::read(fd.as_fd(), true).map_err(refused)?;
         let (address, name) = (self.address.clone(), self.name.clone());
-        Ok(Self { fd, address, name, origin: Origin::Bound, shared_state: shared })
+        Ok(Self { fd, address, name, origin: Origin::Bound, shared_state: shared, options })
     }
 
     /// Starts to listen, unless it listens already.
@@ -246,17 +253,20 @@ impl Listener {
 
     /// Whether another process has shut it down while it was meant to listen.
     pub(crate) fn was_shut_down(&self) -> bool {
-        let fd = self.fd.as_fd();
-        let is_restricted =
-            || matches!(self.origin, Origin::Bound) && listening::is_bound_to_interface(fd);
-        self.state() == ListenerState::Open
-            && (!listening::takes_new_connections(fd) || is_restricted())
+        self.state() == ListenerState::Open && !listening::takes_new_connections(self.fd.as_fd())
     }
 
-    /// Lifts what a worker may have restricted at a socket that this program has bound.
-    pub(crate) fn lift_restrictions(&self) {
-        if self.state() == ListenerState::Open && matches!(self.origin, Origin::Bound) {
-            listening::lift_restrictions(self.fd.as_fd());
+    /// Restores the options that a worker may have changed, while clients can connect.
+    pub(crate) fn restore_options(&self) -> Restored {
+        let is_open = self.state() == ListenerState::Open;
+        if is_open { self.options.restore(self.fd.as_fd()) } else { Restored::default() }
+    }
+
+    /// Restores how many connections may wait, which a worker may have changed, while clients can connect.
+    /// That of an inherited socket is not known.
+    pub(crate) fn restore_backlog(&self, backlog: u32) {
+        if self.state() == ListenerState::Open && !matches!(self.origin, Origin::Inherited) {
+            let _ = listening::set_backlog(self.fd.as_fd(), backlog); // it listens, so it does not fail
         }
     }
 
@@ -265,7 +275,6 @@ impl Listener {
     /// # Errors
     /// From listen(2), or what to do about a unix socket.
     pub(crate) fn listen_again(&self, backlog: u32) -> io::Result<()> {
-        self.lift_restrictions();
         listening::set_backlog(self.fd.as_fd(), backlog)?;
         let name = socket::local_address(self.fd.as_fd());
         if name != self.name {

@@ -49,29 +49,15 @@ fn is_bound_to_no_interface(fd: BorrowedFd<'_>) -> bool {
     bound_interface(fd) == Some(NO_INTERFACE)
 }
 
-/// Whether a socket takes connections of one interface only.
-pub(crate) fn is_bound_to_interface(fd: BorrowedFd<'_>) -> bool {
-    bound_interface(fd).is_some_and(|index| index != 0)
-}
-
-/// Lifts what another process may have restricted at a socket that it shares: the interface (which
-/// requires CAP_NET_RAW), the smallest hop limit of packets, and the filter of packets.
-pub(crate) fn lift_restrictions(fd: BorrowedFd<'_>) {
-    let any: libc::c_int = 0;
-    let levels = [
-        (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX),
-        (libc::SOL_SOCKET, libc::SO_DETACH_FILTER),
-        (libc::IPPROTO_IP, libc::IP_MINTTL),
-        (libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT),
-    ];
-    for (level, option) in levels {
-        // ENOENT, ENOPROTOOPT: there is nothing to lift.
-        let _ = set_option_at(fd, level, option, &any);
+/// Removes what chooses or drops the packets of a socket: its filter, and the program of its
+/// SO_REUSEPORT group (Linux). A [locked](libc::SO_LOCK_FILTER) filter stays.
+pub(super) fn remove_filters(fd: BorrowedFd<'_>) {
+    let none: libc::c_int = 0;
+    for option in [libc::SO_DETACH_FILTER, libc::SO_DETACH_REUSEPORT_BPF] {
+        // ENOENT: there is none.
+        let _ = set_option(fd, option, &none);
     }
 }
-
-/// The smallest hop limit of IPv6 packets: see linux/in6.h.
-const IPV6_MINHOPCOUNT: libc::c_int = 73;
 
 fn bound_interface(fd: BorrowedFd<'_>) -> Option<libc::c_int> {
     let mut index: libc::c_int = 0;
@@ -140,7 +126,11 @@ fn set_option<T>(fd: BorrowedFd<'_>, option: libc::c_int, value: &T) -> io::Resu
     set_option_at(fd, libc::SOL_SOCKET, option, value)
 }
 
-fn set_option_at<T>(
+/// Sets an option to a value, which is what the kernel expects.
+///
+/// # Errors
+/// From setsockopt(2).
+pub(super) fn set_option_at<T>(
     fd: BorrowedFd<'_>,
     level: libc::c_int,
     option: libc::c_int,
@@ -150,6 +140,22 @@ fn set_option_at<T>(
     // SAFETY: `pointer` is to `length` bytes. What a program points at outlives the call, too, which
     // copies it.
     super::check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, pointer.cast(), length) })
+        .map(drop)
+}
+
+/// Sets an option to a value of these bytes.
+///
+/// # Errors
+/// From setsockopt(2).
+pub(super) fn set_option_bytes(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &[u8],
+) -> io::Result<()> {
+    let (pointer, length) = (value.as_ptr().cast(), value.len() as libc::socklen_t);
+    // SAFETY: `pointer` is to `length` bytes, which outlive the call.
+    super::check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, pointer, length) })
         .map(drop)
 }
 
@@ -207,25 +213,6 @@ mod tests {
             set_backlog(listener.as_fd(), backlog).unwrap();
             let allowed = tcp_info(listener.as_fd()).unwrap().tcpi_sacked;
             assert_eq!(allowed, backlog.min(limit));
-        }
-    }
-
-    #[test]
-    fn restrictions_are_lifted() {
-        for (address, level, option) in [
-            ("127.0.0.1:0", libc::IPPROTO_IP, libc::IP_MINTTL),
-            ("[::1]:0", libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT),
-        ] {
-            let Ok(listener) = TcpListener::bind(address) else { continue };
-            set_option_at(listener.as_fd(), level, option, &255).unwrap();
-            assert!(!is_bound_to_interface(listener.as_fd()));
-            set_option(listener.as_fd(), libc::SO_BINDTOIFINDEX, &9999).unwrap();
-            assert!(is_bound_to_interface(listener.as_fd()));
-            lift_restrictions(listener.as_fd());
-            if is_bound_to_interface(listener.as_fd()) {
-                return; // without CAP_NET_RAW
-            }
-            TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         }
     }
 

@@ -16,6 +16,7 @@ pub(crate) mod foreground;
 pub(crate) mod helper_process;
 pub(crate) mod host;
 pub(crate) mod journal;
+pub(crate) mod listener_options;
 pub(crate) mod listening;
 pub(crate) mod log_output;
 pub(crate) mod lookups;

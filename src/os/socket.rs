@@ -70,18 +70,37 @@ pub(crate) fn bind_to(name: &SocketAddress) -> io::Result<OwnedFd> {
 /// # Errors
 /// `EINVAL` if it is no TCP socket; otherwise those of [`bind_to`].
 pub(crate) fn bind_reuseport(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let name = getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
-    let address = match (name.as_sockaddr_in(), name.as_sockaddr_in6()) {
-        (Some(v4), _) => SocketAddrV4::from(*v4).into(),
-        (None, Some(v6)) => SocketAddrV6::from(*v6).into(),
-        (None, None) => return Err(io::ErrorKind::InvalidInput.into()),
-    };
+    let address = tcp_address(fd)?.ok_or(io::ErrorKind::InvalidInput)?;
     // Only now: the first socket is bound without it, so that no other server shares the address.
     setsockopt(&fd, sockopt::ReusePort, &true)?;
     let sibling = inet_socket(address)?;
     setsockopt(&sibling, sockopt::ReusePort, &true)?;
     bind(sibling.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(sibling)
+}
+
+/// Opens a socket like a TCP listener when that was bound; `None` if the listener is another one.
+///
+/// # Errors
+/// From socket(2).
+pub(super) fn new_like(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    let Some(address) = tcp_address(listener)? else { return Ok(None) };
+    let new = inet_socket(address)?;
+    if let SocketAddr::V6(mut v6) = address
+        && v6.scope_id() != 0
+    {
+        v6.set_port(0);
+        // It also binds to the interface. EADDRNOTAVAIL: the address has gone meanwhile.
+        let _ = bind(new.as_raw_fd(), &SockaddrStorage::from(v6));
+    }
+    Ok(Some(new))
+}
+
+/// Returns the address to which a TCP socket is bound; `None` if it is another one.
+pub(super) fn tcp_address(fd: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
+    let name = getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
+    let v4 = name.as_sockaddr_in().map(|v4| SocketAddrV4::from(*v4).into());
+    Ok(v4.or_else(|| name.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into())))
 }
 
 fn inet_socket(address: SocketAddr) -> io::Result<OwnedFd> {

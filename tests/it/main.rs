@@ -227,6 +227,7 @@ mod shortages;
 mod signals;
 mod slow_lookups;
 mod sockets;
+mod spoiled_listeners;
 mod statsd;
 mod stopping;
 mod stopping_under_load;

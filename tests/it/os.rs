@@ -124,6 +124,42 @@ pub fn copies_of_descriptors(pid: Pid) -> io::Result<Vec<OwnedFd>> {
     descriptors(pid).into_iter().map(copy).collect()
 }
 
+/// Runs a function without any privilege, as a worker of another user does.
+pub fn without_privileges<R: Send>(run: impl FnOnce() -> R + Send) -> R {
+    const NOBODY: libc::uid_t = 65534;
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // SAFETY: the bare system call takes numbers. It changes the user of this thread alone, and
+            // fails for a user without privileges, who stays what it is.
+            unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+            run()
+        });
+        thread.join().unwrap()
+    })
+}
+
+/// Sets an option of a socket.
+///
+/// # Errors
+/// From setsockopt(2).
+pub fn set_option(fd: &OwnedFd, level: i32, number: i32, value: &[u8]) -> io::Result<()> {
+    let (target, length) = (value.as_ptr().cast(), value.len() as libc::socklen_t);
+    // SAFETY: `target` is to `length` bytes.
+    let set = unsafe { libc::setsockopt(fd.as_raw_fd(), level, number, target, length) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Returns the first words of an option of a socket, and zeros behind them.
+pub fn option_words(fd: &OwnedFd, level: i32, number: i32) -> [u32; 16] {
+    let mut words = [0; 16];
+    let mut length = size_of_val(&words) as libc::socklen_t;
+    let target = words.as_mut_ptr().cast();
+    // SAFETY: `words` has room for `length` bytes.
+    let got = unsafe { libc::getsockopt(fd.as_raw_fd(), level, number, target, &raw mut length) };
+    assert_eq!(got, 0, "{level} {number}: {}", io::Error::last_os_error());
+    words
+}
+
 /// Sets the soft limit of open descriptors of another process.
 pub fn limit_descriptors(pid: Pid, soft: u64) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -382,5 +382,9 @@ fn link_local_address_is_served_at_its_interface() {
     server.signal(Signal::SIGHUP);
     server.wait_for("the reload", |record| record.message() == "reload complete");
     assert_eq!(Client::tcp(address).unwrap().get("/").status(), 200);
+    // Workers have exited, which is no reason to take the socket from its interface.
+    for message in ["listener was shut down, listening again", "listener options restored"] {
+        assert_eq!(server.records_of(message).len(), 0, "{message}");
+    }
     server.finish();
 }

@@ -77,6 +77,6 @@ impl Pool<'_> {
         let (reason, units) = (reason.as_str(), reaped.work.counts.units);
         let worker_exit = WorkerExit { worker, reason, code, signal, uptime, units };
         self.hook("child_exit", |hooks| hooks.child_exit(&worker_exit));
-        self.restore_listeners(pid, slot);
+        self.restore_listeners(pid, Some(slot));
     }
 }
