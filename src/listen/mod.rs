@@ -5,6 +5,7 @@ pub(crate) mod activation;
 mod bind;
 mod error;
 pub(crate) mod preflight;
+mod restoring;
 mod shared;
 mod socket_path;
 mod stream;
@@ -16,7 +17,7 @@ use std::path::Path;
 
 use crate::address::Address;
 use crate::os::file::FileId;
-use crate::os::listener_options::{ListenerOptions, Restored};
+use crate::os::listener_options::ListenerOptions;
 use crate::os::lookups::Lookups;
 use crate::os::memory::MappingId;
 use crate::os::{epoll, listening, socket};
@@ -251,44 +252,6 @@ impl Listener {
         Ok(())
     }
 
-    /// Whether another process has shut it down while it was meant to listen.
-    pub(crate) fn was_shut_down(&self) -> bool {
-        self.state() == ListenerState::Open && !listening::takes_new_connections(self.fd.as_fd())
-    }
-
-    /// Restores the options that a worker may have changed, while clients can connect.
-    pub(crate) fn restore_options(&self) -> Restored {
-        let is_open = self.state() == ListenerState::Open;
-        if is_open { self.options.restore(self.fd.as_fd()) } else { Restored::default() }
-    }
-
-    /// Restores how many connections may wait, which a worker may have changed, while clients can connect.
-    /// That of an inherited socket is not known.
-    pub(crate) fn restore_backlog(&self, backlog: u32) {
-        if self.state() == ListenerState::Open && !matches!(self.origin, Origin::Inherited) {
-            let _ = listening::set_backlog(self.fd.as_fd(), backlog); // it listens, so it does not fail
-        }
-    }
-
-    /// Listens again after it [was shut down](Self::was_shut_down). A unix socket cannot.
-    ///
-    /// # Errors
-    /// From listen(2), or what to do about a unix socket.
-    pub(crate) fn listen_again(&self, backlog: u32) -> io::Result<()> {
-        listening::set_backlog(self.fd.as_fd(), backlog)?;
-        let name = socket::local_address(self.fd.as_fd());
-        if name != self.name {
-            // The kernel had chosen its port.
-            return Err(io::Error::other(format!("it listens on {name} now; restart")));
-        }
-        if self.was_shut_down() {
-            let remedy =
-                if matches!(self.origin, Origin::Path(_)) { "send SIGHUP" } else { "restart" };
-            return Err(io::Error::other(format!("the socket cannot listen again; {remedy}")));
-        }
-        Ok(())
-    }
-
     /// Returns which workers the accept queue belongs to; `None` for all of them.
     pub(crate) fn shard(&self) -> Option<ReusePortShard> {
         self.shared_state.shard()
@@ -413,6 +376,11 @@ impl Listener {
         if matches!(self.origin, Origin::Bound) && listening::is_tcp(self.fd.as_fd()) {
             listening::shutdown_listener(self.fd.as_fd());
         }
+    }
+
+    /// Whether another process has shut it down while it was meant to listen.
+    pub(crate) fn was_shut_down(&self) -> bool {
+        self.state() == ListenerState::Open && !listening::takes_new_connections(self.fd.as_fd())
     }
 
     /// Whether its path was removed or replaced, or is shut down, so that no new client can connect.

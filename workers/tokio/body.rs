@@ -14,10 +14,7 @@ use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
 use super::alarm::poll_timer;
-use super::state::ConnectionState;
-
-/// How many bytes of a body must arrive within `body_timeout`.
-pub(super) const STEP_BYTES: u64 = 4 << 10;
+use super::state::{BODY_STEP, ConnectionState};
 
 /// The body of a request. It ends with an error beyond `limit_request_body`, and if less than 4 KiB
 /// arrive within `body_timeout`. The client then gets 413 or 408, whatever the app answers.
@@ -188,7 +185,7 @@ impl http_body::Body for Body {
         };
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         reading.step_bytes += length;
-        if reading.step_bytes >= STEP_BYTES {
+        if reading.step_bytes >= BODY_STEP {
             reading.timer = None;
         }
         match reading.bytes_left.checked_sub(length) {

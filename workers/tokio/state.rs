@@ -8,12 +8,14 @@ use ostler::time::MonotonicTime;
 use ostler::worker::Lifecycle;
 use tokio::net::TcpStream;
 
-use super::body::STEP_BYTES;
 use super::deadline::Phase;
 use super::linger::CloseRisk;
 use super::output::{Outputs, WRITE_STEP};
 use super::record::LateRecords;
 use super::worker::{ClientGuard, Worker};
+
+/// How many bytes of a body must arrive within `body_timeout`.
+pub(super) const BODY_STEP: u64 = 4 << 10;
 
 /// A client's socket without its protocol.
 pub(super) struct ClosedStream {
@@ -149,7 +151,7 @@ impl ConnectionState {
             return Phase::Busy;
         }
         if self.has_open_body() && !self.is_http2() {
-            return Phase::Body(self.received_bytes.load(Ordering::Relaxed) / STEP_BYTES);
+            return Phase::Body(self.received_bytes.load(Ordering::Relaxed) / BODY_STEP);
         }
         let requests = self.requests.load(Ordering::Relaxed);
         match (self.has_input.load(Ordering::Relaxed), requests) {
