@@ -236,6 +236,7 @@ mod stuck_fs;
 mod support;
 mod systemd;
 mod terminals;
+mod tokio_bodies;
 mod tokio_class;
 mod tokio_http2;
 mod tokio_load;

@@ -14,7 +14,10 @@ use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
 use super::alarm::poll_timer;
-use super::state::{BODY_STEP, ConnectionState};
+use super::state::ConnectionState;
+
+/// How many bytes of a body must arrive within `body_timeout`.
+const STEP_BYTES: u64 = 4 << 10;
 
 /// The body of a request. It ends with an error beyond `limit_request_body`, and if less than 4 KiB
 /// arrive within `body_timeout`. The client then gets 413 or 408, whatever the app answers.
@@ -120,7 +123,11 @@ impl Body {
     /// # Panics
     /// Never: only this call takes it.
     pub fn into_incoming(mut self) -> Incoming {
-        self.reading = None;
+        if let Some(reading) = self.reading.take()
+            && let Some(connection) = reading.connection
+        {
+            connection.lose_body(reading.number);
+        }
         self.incoming.take().expect("it is taken once")
     }
 }
@@ -142,11 +149,10 @@ impl Drop for Body {
     fn drop(&mut self) {
         let Some(reading) = &self.reading else { return };
         let Some(connection) = &reading.connection else { return };
-        if self.is_end_stream() {
-            connection.end_body(reading.number); // the app need not ask for the end
-        } else {
-            connection.set_unread_body();
+        if !self.is_end_stream() {
+            connection.set_unread_body(); // hyper takes what has arrived, or closes the connection
         }
+        connection.end_body(reading.number); // the app need not ask for the end
     }
 }
 
@@ -185,7 +191,7 @@ impl http_body::Body for Body {
         };
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         reading.step_bytes += length;
-        if reading.step_bytes >= BODY_STEP {
+        if reading.step_bytes >= STEP_BYTES {
             reading.timer = None;
         }
         match reading.bytes_left.checked_sub(length) {

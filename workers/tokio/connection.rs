@@ -134,6 +134,11 @@ pub(super) async fn drive<C: Driven>(
                 _ => lifecycle.now(),
             });
             let Some(deadline) = timer.deadline() else {
+                if phase == Phase::Body {
+                    // Its end wakes nobody.
+                    let look_at = lifecycle.now().saturating_add(BODY_LOOK_INTERVAL);
+                    let _ = alarm.as_mut().is_due(look_at, || lifecycle.now(), cx);
+                }
                 if !C::IS_TOLD {
                     return Poll::Pending;
                 }
@@ -161,12 +166,7 @@ pub(super) async fn drive<C: Driven>(
             let may_release =
                 C::IS_RELEASED && !state.has_open_body() && !worker.closes_connections();
             let release_at = timer.release_at().filter(|at| may_release && *at < deadline);
-            let look_at = match phase {
-                // The end of the body wakes nobody.
-                Phase::Body(_) => deadline.min(lifecycle.now().saturating_add(BODY_LOOK_INTERVAL)),
-                _ => release_at.unwrap_or(deadline),
-            };
-            if !alarm.as_mut().is_due(look_at, || lifecycle.now(), cx) {
+            if !alarm.as_mut().is_due(release_at.unwrap_or(deadline), || lifecycle.now(), cx) {
                 return Poll::Pending;
             }
             if release_at.is_some() {
@@ -174,12 +174,12 @@ pub(super) async fn drive<C: Driven>(
             }
             match timer.phase() {
                 Phase::Head(_) => return Poll::Ready(End::HeadTimeout),
-                Phase::Writing(_) | Phase::Busy => return Poll::Ready(End::Aborted),
+                Phase::Writing(_) | Phase::Busy | Phase::Body => return Poll::Ready(End::Aborted),
                 Phase::Connected | Phase::Idle(_) if C::IS_TOLD && !timer.is_closing() => {
                     timer.close(lifecycle.now());
                     connection.as_mut().begin_shutdown();
                 }
-                Phase::Connected | Phase::Idle(_) | Phase::Body(_) => {
+                Phase::Connected | Phase::Idle(_) => {
                     return Poll::Ready(End::Idle);
                 }
             }

@@ -18,8 +18,8 @@ pub(super) enum Phase {
     Head(u32),
     /// The app.
     Busy,
-    /// The rest of a body, after its response; the number changes with each 4 KiB that arrives.
-    Body(u64),
+    /// The app, which reads a body after its response.
+    Body,
     /// Room for output; the number changes with each 4 KiB that the client takes.
     Writing(u64),
 }
@@ -29,7 +29,6 @@ pub(super) enum Phase {
 pub(super) struct PhaseLimits {
     pub(super) header_timeout: Duration,
     pub(super) keepalive: Duration,
-    pub(super) body_timeout: Duration,
     pub(super) write_timeout: Duration,
     pub(super) drain_idle_timeout: Duration,
 }
@@ -106,11 +105,10 @@ impl PhaseTimer {
     pub(super) fn deadline(&self) -> Option<MonotonicTime> {
         let limits = &self.limits;
         let limit = match self.phase {
-            Phase::Busy => return None,
+            Phase::Busy | Phase::Body => return None,
             Phase::Connected | Phase::Head(_) => limits.header_timeout,
             Phase::Idle(_) if self.is_closing => limits.header_timeout,
             Phase::Idle(_) => limits.keepalive,
-            Phase::Body(_) => limits.body_timeout,
             Phase::Writing(_) => limits.write_timeout,
         };
         let is_idle = matches!(self.phase, Phase::Connected | Phase::Idle(_));
@@ -159,7 +157,6 @@ mod tests {
     const LIMITS: PhaseLimits = PhaseLimits {
         header_timeout: Duration::from_secs(10),
         keepalive: Duration::from_secs(5),
-        body_timeout: Duration::from_secs(20),
         write_timeout: Duration::from_secs(30),
         drain_idle_timeout: Duration::from_millis(100),
     };
@@ -180,8 +177,8 @@ mod tests {
         timer.set_phase(Phase::Writing(1), || at(4));
         timer.set_phase(Phase::Writing(2), || at(20));
         assert_eq!(timer.deadline(), Some(at(50)));
-        timer.set_phase(Phase::Body(1), || at(21));
-        assert_eq!(timer.deadline(), Some(at(41)));
+        timer.set_phase(Phase::Body, || at(21));
+        assert_eq!(timer.deadline(), None);
         timer.set_phase(Phase::Idle(1), || at(21));
         assert_eq!(timer.deadline(), Some(at(26)));
     }

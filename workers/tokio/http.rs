@@ -122,7 +122,6 @@ impl Config {
             phases: PhaseLimits {
                 header_timeout: limits.header_timeout,
                 keepalive: limits.keepalive,
-                body_timeout: limits.body_timeout,
                 write_timeout: settings.write_timeout,
                 drain_idle_timeout: limits.drain_idle_timeout,
             },

@@ -14,8 +14,8 @@ use super::output::{Outputs, WRITE_STEP};
 use super::record::LateRecords;
 use super::worker::{ClientGuard, Worker};
 
-/// How many bytes of a body must arrive within `body_timeout`.
-pub(super) const BODY_STEP: u64 = 4 << 10;
+/// Instead of the number of a body whose end is not seen.
+const LOST_BODY: u32 = u32::MAX;
 
 /// A client's socket without its protocol.
 pub(super) struct ClosedStream {
@@ -66,7 +66,8 @@ pub(super) struct ConnectionState {
     has_unread_body: AtomicBool,
     /// Whether the request over HTTP/1.1 awaits: its answer, or the next piece of its response.
     is_awaiting: AtomicBool,
-    /// Over HTTP/1.1: the number of the last request if it has a body whose end the app has not read, or 0.
+    /// Over HTTP/1.1: the number of the last request if it has a body that the app has not read to its end,
+    /// [`LOST_BODY`] if that is not seen, or 0.
     open_body: AtomicU32,
     /// Whether the client sends too many control frames.
     is_flooding: AtomicBool,
@@ -74,7 +75,6 @@ pub(super) struct ConnectionState {
     requests: AtomicU32,
     /// How many requests have no complete response.
     in_flight: AtomicU32,
-    received_bytes: AtomicU64,
     sent_bytes: AtomicU64,
     is_write_blocked: AtomicBool,
     /// When the last response was complete, in nanoseconds.
@@ -101,7 +101,6 @@ impl ConnectionState {
             is_flooding: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
-            received_bytes: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
             is_write_blocked: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
@@ -150,8 +149,9 @@ impl ConnectionState {
         if self.in_flight.load(Ordering::Acquire) > 0 {
             return Phase::Busy;
         }
-        if self.has_open_body() && !self.is_http2() {
-            return Phase::Body(self.received_bytes.load(Ordering::Relaxed) / BODY_STEP);
+        let open_body = self.open_body.load(Ordering::Acquire);
+        if ![0, LOST_BODY].contains(&open_body) && !self.is_http2() {
+            return Phase::Body;
         }
         let requests = self.requests.load(Ordering::Relaxed);
         match (self.has_input.load(Ordering::Relaxed), requests) {
@@ -205,14 +205,20 @@ impl ConnectionState {
         number
     }
 
-    /// Takes in that the app has read a body to its end. It may be late: another may have begun. If its
+    /// Takes in that the app has read or dropped a body. It may be late: another may have begun. If its
     /// response is complete, the connection is idle from now on.
     pub(super) fn end_body(&self, number: u32) {
-        if self.in_flight() == 0 {
+        if self.open_body.load(Ordering::Acquire) == number && self.in_flight() == 0 {
             self.has_input.store(false, Ordering::Relaxed); // it was a part of the body
             self.idle_since.store(self.worker().lifecycle().now().as_nanos(), Ordering::Relaxed);
         }
         let _ = self.open_body.compare_exchange(number, 0, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// Takes in that the app reads a body in a way that does not show its end.
+    pub(super) fn lose_body(&self, number: u32) {
+        let (lost, order) = (LOST_BODY, Ordering::AcqRel);
+        let _ = self.open_body.compare_exchange(number, lost, order, Ordering::Relaxed);
     }
 
     /// Returns whether what is received may belong to a body, though the response is complete.
@@ -237,8 +243,6 @@ impl ConnectionState {
             self.is_half_closed.store(true, Ordering::Relaxed);
         } else {
             self.has_input.store(true, Ordering::Relaxed);
-            let received = self.received_bytes.load(Ordering::Relaxed).wrapping_add(length as u64);
-            self.received_bytes.store(received, Ordering::Relaxed); // one task reads at a time
         }
     }
 
