@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::restarts::{self, Restart};
+use super::restarts::{self, Restart, SERVED_UPTIME};
 use super::slot::{STALLS_MAX, State, Worker};
 use super::types::{
     Busy, Desired, DrainProgress, ExitClass, ExitObservation, ExitReason, ExitReport, ShutdownMode,
@@ -33,6 +33,7 @@ impl Supervisor {
             ready_at: None,
             lifetime,
             state: State::Booting,
+            drains_early: false,
             drain_progress: DrainProgress::Off,
             last_beat: now,
             busy: None,
@@ -112,6 +113,8 @@ impl Supervisor {
         let worker = self.worker(id).filter(|worker| worker.state == State::Ready);
         let was_ready = worker.is_some();
         if let Some(worker) = worker {
+            let served_at = worker.ready_at.map(|at| at.saturating_add(SERVED_UPTIME));
+            worker.drains_early = served_at.is_none_or(|at| now < at);
             worker.begin_drain(ExitReason::Requested, now);
         }
         was_ready

@@ -15,7 +15,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// A worker that was ready for 1 s has served, even if it has done no unit of work.
-const SERVED_UPTIME: Duration = Duration::from_secs(1);
+pub(super) const SERVED_UPTIME: Duration = Duration::from_secs(1);
 
 /// While the pool has no worker that is ready or starting, a slot is tried at least every second.
 pub(super) const OUTAGE_RETRY_INTERVAL: Duration = Duration::from_secs(1);

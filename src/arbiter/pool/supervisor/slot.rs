@@ -39,6 +39,8 @@ pub(super) struct Worker {
     /// `max_lifetime` with jitter; zero is unlimited.
     pub(super) lifetime: Duration,
     pub(super) state: State,
+    /// It has begun to drain unasked, before it had served.
+    pub(super) drains_early: bool,
     /// Of the drain mode, which has a meaning only while the worker is ready.
     pub(super) drain_progress: DrainProgress,
     /// The last heartbeat read, or the time of becoming ready.
@@ -59,9 +61,9 @@ pub(super) struct Worker {
     pub(super) is_unresponsive: bool,
 }
 
-/// How many workers of one slot may drain unasked and still be replaced. A worker can write to the
-/// scoreboard that another drains, and each of its replacements too.
-const UNASKED_DRAINS_MAX: usize = 4;
+/// How many workers of one slot may drain unasked, before they have served, and still be replaced. A
+/// worker can write to the scoreboard that another drains, and each of its replacements too.
+const EARLY_DRAINS_MAX: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -107,18 +109,15 @@ impl Slot {
     }
 
     /// Returns whether a worker may be started here. A draining worker does not occupy its slot, unless
-    /// too many drain unasked; an aborting one does until it is killed or exits.
+    /// too many drain that have not served; an aborting one does until it is killed or exits.
     pub(super) fn is_vacant(&self) -> bool {
-        let drains_unasked = |worker: &&Worker| {
-            matches!(worker.state, State::Stopping { reason: ExitReason::Requested, .. })
-        };
         let occupies = |worker: &Worker| match worker.state {
             State::Booting | State::Ready | State::Aborting { .. } => true,
             State::Stopping { .. } | State::DrainingHung { .. } | State::Killed { .. } => false,
         };
         !self.spawning
             && !self.workers.iter().any(occupies)
-            && self.workers.iter().filter(drains_unasked).count() < UNASKED_DRAINS_MAX
+            && self.workers.iter().filter(|worker| worker.drains_early).count() < EARLY_DRAINS_MAX
     }
 
     /// Returns whether a worker is starting, or is being aborted because its boot timed out.

@@ -182,7 +182,7 @@ fn workers_that_drain_before_they_have_served_back_off_from_the_second_on() {
 }
 
 #[test]
-fn workers_that_drain_unasked_are_replaced_up_to_a_limit() {
+fn workers_that_drain_before_they_have_served_are_replaced_up_to_a_limit() {
     let mut pool = Pool::serving(POLICY, 1);
     for id in 1..4 {
         assert!(pool.supervisor.on_draining(WorkerId(id), pool.now));
@@ -194,6 +194,17 @@ fn workers_that_drain_unasked_are_replaced_up_to_a_limit() {
     assert_eq!(pool.pass(SECOND), []);
     pool.exits(1, ExitClass::Requested);
     assert_eq!(pool.step(), [spawn(5, 0)]);
+}
+
+#[test]
+fn workers_that_have_served_and_drain_are_all_replaced() {
+    let mut pool = Pool::serving(POLICY, 1);
+    for id in 1..8 {
+        assert_eq!(pool.pass(SECOND), []);
+        assert!(pool.supervisor.on_draining(WorkerId(id), pool.now));
+        assert_eq!(pool.step(), [spawn(id + 1, 0)]);
+        pool.become_ready(id + 1);
+    }
 }
 
 #[test]
