@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use super::{FileId, ListenError, Listener};
+use super::bind::Owner;
+use super::{ListenError, Listener};
 use crate::address::Address;
 use crate::os::process::{self, Pid};
 
@@ -16,6 +17,8 @@ const FIRST_LISTEN_FD: RawFd = process::LISTEN_FDS_START;
 pub(crate) const UPGRADE_VAR: &str = "OSTLER_UPGRADE";
 /// What the names of sockets begin with that were bound by a master of this program.
 const FD_NAME_PREFIX: &str = "ostler@";
+/// What stands in such a name for a socket that no master has bound.
+const INHERITED: &str = "inherited";
 const ENV_VARS: [&str; 3] = ["LISTEN_PID", LISTEN_FDS_VAR, "LISTEN_FDNAMES"];
 
 /// The variable with the number of inherited sockets.
@@ -77,31 +80,38 @@ pub(crate) fn listen_env_vars(listeners: &[&Arc<Listener>]) -> Vec<(OsString, Os
     ENV_VARS.iter().map(OsString::from).zip(values.map(OsString::from)).collect()
 }
 
-/// The name under which a socket of ours is handed on. If it has a path, the name also tells to which
-/// file that leads as long as it is ours: `ostler@DEVICE.INODE@ADDRESS`.
+/// The name under which a socket is handed on. If it has a path of ours, the name also tells to which
+/// file that leads as long as it is ours: `ostler@DEVICE.INODE@ADDRESS`. That of a socket which this program
+/// has not bound is `ostler@inherited@ADDRESS`.
 pub(crate) fn fd_name(listener: &Listener) -> String {
-    encode_fd_name(listener.address(), listener.file_id())
+    encode_fd_name(listener.address(), listener.owner())
 }
 
 /// A name may not hold the colon that separates names.
-fn encode_fd_name(address: &Address, file: Option<FileId>) -> String {
-    let file = file.map(|(device, inode)| format!("{device}.{inode}@")).unwrap_or_default();
-    format!("{FD_NAME_PREFIX}{file}{}", address.to_string().replace('%', "%25").replace(':', "%3A"))
+fn encode_fd_name(address: &Address, owner: Owner) -> String {
+    let owner = match owner {
+        Owner::Ours(None) => String::new(),
+        Owner::Ours(Some((device, inode))) => format!("{device}.{inode}@"),
+        Owner::Other => format!("{INHERITED}@"),
+    };
+    let address = address.to_string().replace('%', "%25").replace(':', "%3A");
+    format!("{FD_NAME_PREFIX}{owner}{address}")
 }
 
-/// The address of a socket that was handed on under such a name, and the file of its path; `None` if
-/// it is not one of ours.
-fn parse_fd_name(name: &str) -> Option<(Address, Option<FileId>)> {
+/// The address of a socket that was handed on under such a name, and whose it is; `None` if the name is
+/// another one.
+fn parse_fd_name(name: &str) -> Option<(Address, Owner)> {
     let name = name.strip_prefix(FD_NAME_PREFIX)?;
     let file_in = |text: &str| {
         let (device, inode) = text.split_once('.')?;
         Some((device.parse().ok()?, inode.parse().ok()?))
     };
-    let (file, address) = match name.split_once('@') {
-        Some((front, back)) if file_in(front).is_some() => (file_in(front), back),
-        Some(_) | None => (None, name),
+    let (owner, address) = match name.split_once('@') {
+        Some((INHERITED, back)) => (Owner::Other, back),
+        Some((front, back)) if file_in(front).is_some() => (Owner::Ours(file_in(front)), back),
+        Some(_) | None => (Owner::Ours(None), name),
     };
-    Some((address.replace("%3A", ":").replace("%25", "%").parse().ok()?, file))
+    Some((address.replace("%3A", ":").replace("%25", "%").parse().ok()?, owner))
 }
 
 #[cfg(test)]
@@ -112,10 +122,11 @@ mod tests {
     fn fd_names_with_colons_round_trip() {
         for text in ["127.0.0.1:80", "unix:/a%b:c%3A", "[::1]:1", "unix:@x", "fd://7"] {
             let address: Address = text.parse().unwrap();
-            for file in [None, Some((0, 7)), Some((u64::MAX, u64::MAX))] {
-                let name = encode_fd_name(&address, file);
+            let files = [None, Some((0, 7)), Some((u64::MAX, u64::MAX))].map(Owner::Ours);
+            for owner in files.into_iter().chain([Owner::Other]) {
+                let name = encode_fd_name(&address, owner);
                 assert!(!name.contains(':'));
-                assert_eq!(parse_fd_name(&name), Some((address.clone(), file)));
+                assert_eq!(parse_fd_name(&name), Some((address.clone(), owner)));
             }
         }
         assert_eq!(parse_fd_name("web"), None);

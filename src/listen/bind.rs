@@ -8,6 +8,7 @@ use std::path::Path;
 use super::error::ListenError;
 use super::socket_path::{BindingLock, SocketPath, remove_stale_socket};
 use crate::address::Address;
+use crate::os::file::FileId;
 use crate::os::lookups::Lookups;
 use crate::os::{file, listening, socket};
 
@@ -20,6 +21,15 @@ pub(super) enum Origin {
     Bound,
     /// Bound by this program to a path.
     Path(SocketPath),
+}
+
+/// Whose a socket is that was handed on by a master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// A master has bound it; the file of its path as long as that is its own.
+    Ours(Option<FileId>),
+    /// Another program, such as a service manager.
+    Other,
 }
 
 /// The access rights of a unix socket's path.

@@ -16,13 +16,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use crate::address::Address;
-use crate::os::file::FileId;
 use crate::os::listener_options::ListenerOptions;
 use crate::os::lookups::Lookups;
 use crate::os::memory::MappingId;
 use crate::os::{epoll, listening, socket};
 pub use bind::Access;
-use bind::Origin;
+use bind::{Origin, Owner};
 pub use error::ListenError;
 pub use shared::ListenerState;
 pub(crate) use shared::ReusePortShard;
@@ -82,20 +81,20 @@ pub(crate) fn look_up_host(
     }
 }
 
-/// Takes over a listening socket from the parent process. `ours` is given if an earlier master has
-/// bound it: then this program owns the socket, and its path while that leads to this file.
-/// Otherwise other processes may use the socket too. Returns `None` if an earlier master has bound
+/// Takes over a listening socket from the parent process. `handed_on` is given if that was a master. If one
+/// has bound it, this program owns the socket, and its path while that leads to this file. Otherwise other
+/// processes may use the socket too. Returns `None` if an earlier master has bound
 /// it, and it takes no connections any more: its address is then free.
 ///
 /// # Errors
 /// The descriptor is not a listening stream socket.
 fn adopt_inherited(
     number: RawFd,
-    ours: Option<(Address, Option<FileId>)>,
+    handed_on: Option<(Address, Owner)>,
 ) -> Result<Option<Listener>, ListenError> {
     let as_given = Address::Fd(number);
     let refused = |source| ListenError::Bind { address: as_given.clone(), source };
-    let is_bound_here = ours.as_ref().is_some_and(|(it, _)| !matches!(it, Address::Fd(_)));
+    let is_bound_here = matches!(handed_on, Some((_, Owner::Ours(_))));
     if is_bound_here && socket::take_ended_listener(number).map_err(refused)? {
         return Ok(None);
     }
@@ -104,20 +103,24 @@ fn adopt_inherited(
         .ok_or(ListenError::NotAListener(number))?;
     let shared = SharedState::new(ListenerState::Open).map_err(refused)?;
     let name = socket::local_address(fd.as_fd());
-    let origin = match &ours {
-        None | Some((Address::Fd(_), _)) => Origin::Inherited,
-        Some((Address::Unix(path), Some(file))) => {
+    let options = match &handed_on {
+        None => ListenerOptions::read(fd.as_fd(), false),
+        Some((_, Owner::Ours(_))) => ListenerOptions::of_adopted(fd.as_fd()),
+        // A worker may have changed them, and nobody has told what they were.
+        Some((_, Owner::Other)) => Ok(ListenerOptions::default()),
+    };
+    let options = options.map_err(refused)?;
+    options.restore(fd.as_fd());
+    let origin = match &handed_on {
+        None | Some((_, Owner::Other)) => Origin::Inherited,
+        Some((Address::Unix(path), Owner::Ours(Some(file)))) => {
             Origin::Path(SocketPath::from_recorded(path.clone(), *file))
         }
-        // The path was replaced under an earlier master: there is nothing to remove later.
-        Some((Address::Unix(_), None)) => Origin::Bound,
-        Some((Address::Tcp { .. } | Address::Abstract(_), _)) => Origin::Bound,
+        // One without a path, or whose path was replaced under an earlier master.
+        Some((_, Owner::Ours(_))) => Origin::Bound,
     };
-    let options =
-        ListenerOptions::read(fd.as_fd(), matches!(origin, Origin::Bound)).map_err(refused)?;
-    options.restore(fd.as_fd()); // a worker of the earlier master may have changed them
     let address =
-        ours.map(|(address, _)| address).or_else(|| name.parse().ok()).unwrap_or(as_given);
+        handed_on.map(|(address, _)| address).or_else(|| name.parse().ok()).unwrap_or(as_given);
     Ok(Some(Listener { fd, address, name, origin, shared_state: shared, options }))
 }
 
@@ -200,11 +203,12 @@ impl Listener {
         matches!(self.origin, Origin::Inherited) && !matches!(self.address, Address::Fd(_))
     }
 
-    /// Returns the file to which its path leads while this program owns the path.
-    fn file_id(&self) -> Option<FileId> {
+    /// Returns whose it is, for the process to which it is handed on.
+    fn owner(&self) -> Owner {
         match &self.origin {
-            Origin::Path(path) => Some(path.file_id()),
-            Origin::Bound | Origin::Inherited => None,
+            Origin::Path(path) => Owner::Ours(Some(path.file_id())),
+            Origin::Bound => Owner::Ours(None),
+            Origin::Inherited => Owner::Other,
         }
     }
 

@@ -58,7 +58,7 @@ fn set(listener: &OwnedFd, level: i32, number: i32, words: &[u32]) -> io::Result
 }
 
 fn options_of_a_listener_are_restored(class: &str) {
-    const HOSTILE: [(&str, i32, i32, &[u32]); 14] = [
+    const HOSTILE: [(&str, i32, i32, &[u32]); 11] = [
         ("SO_RCVLOWAT", libc::SOL_SOCKET, libc::SO_RCVLOWAT, &[1 << 16]),
         ("SO_RCVBUF", libc::SOL_SOCKET, libc::SO_RCVBUF, &[1]),
         ("SO_SNDBUF", libc::SOL_SOCKET, libc::SO_SNDBUF, &[1]),
@@ -69,10 +69,7 @@ fn options_of_a_listener_are_restored(class: &str) {
         ("IP_MINTTL", libc::IPPROTO_IP, libc::IP_MINTTL, &[255]),
         ("TCP_CORK", libc::IPPROTO_TCP, libc::TCP_CORK, &[1]),
         ("TCP_MAXSEG", libc::IPPROTO_TCP, libc::TCP_MAXSEG, &[88]),
-        ("TCP_LINGER2", libc::IPPROTO_TCP, libc::TCP_LINGER2, &[u32::MAX]),
-        ("TCP_DEFER_ACCEPT", libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &[1 << 20]),
         ("TCP_USER_TIMEOUT", libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &[1]),
-        ("TCP_NOTSENT_LOWAT", libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, &[1]),
     ];
     let Some((server, victim, listener)) = start(class) else { return };
     let values = || HOSTILE.map(|(_, level, number, _)| option_words(&listener, level, number));
