@@ -104,3 +104,34 @@ fn title_of_another_users_process_confuses_nothing() {
     assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
     it.server.finish();
 }
+
+/// Other users have sockets whose names are not text, and one whose name adds a line to the list of
+/// sockets: another path of the control socket.
+#[cfg(feature = "ctl")]
+#[test]
+fn names_of_other_sockets_confuse_nothing() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::net::SocketAddr;
+
+    let name = format!("named-{}", std::process::id());
+    let it = Controlled::start(&["-w", "1", "-n", &name]);
+    let bind = |name: &[u8]| {
+        UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap()
+    };
+    let _other = bind(&[name.as_bytes(), b"\xff\xfe"].concat());
+    let list = fs::read("/proc/net/unix").unwrap();
+    let list = String::from_utf8_lossy(&list).into_owned();
+    let path = it.socket().to_str().unwrap();
+    let line = list.lines().find(|line| line.ends_with(path)).expect("the control socket");
+    let inode = line.split_whitespace().nth(6).unwrap();
+    let dir = it.socket().parent().unwrap();
+    let other = format!("{}/./control", dir.display());
+    assert_eq!(fs::metadata(&other).unwrap().ino(), fs::metadata(path).unwrap().ino());
+    let forged = format!("\n0: 2 0 10000 0001 01 {inode} {other}");
+    assert!(forged.len() < 107, "{forged} is too long for a name");
+    let _forged = bind(forged.as_bytes());
+    let shown = crate::ctl::ostlerctl(&["status", "-n", &name]).output().unwrap();
+    assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+    it.server.finish();
+}

@@ -148,26 +148,33 @@ fn control_sockets(
     let mut inodes = socket_inodes(pid)?;
     let shared: HashSet<u64> = children.filter_map(socket_inodes).flatten().collect();
     inodes.retain(|inode| !shared.contains(inode));
-    let read = |_| fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
-    let paths = listening_paths((0..SOCKET_LIST_READINGS).map(read), &inodes)
-        .iter()
-        .filter_map(|path| Some(seen_from_here(pid, &absolute(pid, path)?)))
-        .filter(|path| is_private_socket(path, uid))
-        .collect();
-    Some(paths)
+    let read = |_| fs::read(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+    let paths = listening_paths((0..SOCKET_LIST_READINGS).map(read), &inodes);
+    let paths = paths.iter().filter_map(|path| Some(seen_from_here(pid, &absolute(pid, path)?)));
+    Some(private_sockets(paths, uid))
+}
+
+/// Returns those paths that lead to sockets which only this user can open, one for each socket. Any user
+/// can add a line to the list of sockets by a name with a line feed, and so another path of a file.
+fn private_sockets(paths: impl Iterator<Item = PathBuf>, uid: u32) -> Vec<PathBuf> {
+    let mut known = HashSet::new();
+    let is_new = |path: &PathBuf| private_socket(path, uid).is_some_and(|file| known.insert(file));
+    paths.filter(is_new).collect()
 }
 
 /// Returns the paths of those listening sockets that have one of these inodes. A socket that one of
 /// the readings of /proc/net/unix lacks counts too.
 fn listening_paths(
-    readings: impl Iterator<Item = String>,
+    readings: impl Iterator<Item = Vec<u8>>,
     inodes: &HashSet<u64>,
 ) -> BTreeSet<String> {
     let mut paths = BTreeSet::new();
     for reading in readings {
-        let sockets = reading.lines().filter_map(parse_listening);
-        let wanted = sockets.filter(|(inode, _)| inodes.contains(inode));
-        paths.extend(wanted.map(|(_, path)| path.to_owned()));
+        // The names of other sockets may have any bytes.
+        for line in reading.split(|byte| *byte == b'\n').map(String::from_utf8_lossy) {
+            let socket = parse_listening(&line).filter(|(inode, _)| inodes.contains(inode));
+            paths.extend(socket.map(|(_, path)| path.to_owned()));
+        }
     }
     paths
 }
@@ -216,10 +223,12 @@ fn seen_from_here(pid: u32, path: &str) -> PathBuf {
     if is_own_root { path.into() } else { root.join(path.trim_start_matches('/')) }
 }
 
-fn is_private_socket(path: &Path, uid: u32) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|info| {
-        info.file_type().is_socket() && info.uid() == uid && info.permissions().mode() & 0o077 == 0
-    })
+/// Returns the device and the inode of a path, if it is a socket that only this user can open.
+fn private_socket(path: &Path, uid: u32) -> Option<(u64, u64)> {
+    let info = fs::symlink_metadata(path).ok()?;
+    let is_private =
+        info.file_type().is_socket() && info.uid() == uid && info.permissions().mode() & 0o077 == 0;
+    is_private.then_some((info.dev(), info.ino()))
 }
 
 #[cfg(test)]
@@ -278,8 +287,32 @@ mod tests {
         let line = |inode, path| format!("0: 00000002 00000000 00010000 0001 01 {inode} {path}\n");
         let (one, other) = (line(3, "/run/a"), line(4, "/run/b"));
         let readings = [String::new(), other.clone(), one.clone() + &other, one];
-        let paths = listening_paths(readings.into_iter(), &HashSet::from([3]));
+        let readings = readings.into_iter().map(String::into_bytes);
+        let paths = listening_paths(readings, &HashSet::from([3]));
         assert_eq!(paths, BTreeSet::from(["/run/a".to_owned()]));
+    }
+
+    #[test]
+    fn names_with_any_bytes_hide_no_socket() {
+        let reading = b"0: 00000002 00000000 00010000 0001 01 4 @\xff\xfe\r\n\
+            0: 00000002 00000000 00010000 0001 01 3 /run/a\n";
+        let paths = listening_paths([reading.to_vec()].into_iter(), &HashSet::from([3]));
+        assert_eq!(paths, BTreeSet::from(["/run/a".to_owned()]));
+    }
+
+    #[test]
+    fn another_path_of_a_socket_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["a", "./a", "b"].map(|name| dir.path().join(name));
+        for path in [&paths[0], &paths[2]] {
+            let _bound = std::os::unix::net::UnixListener::bind(path).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        fs::write(dir.path().join("file"), "").unwrap();
+        let uid = fs::metadata(dir.path()).unwrap().uid();
+        let found = private_sockets(paths.into_iter().chain([dir.path().join("file")]), uid);
+        let names: Vec<_> = found.iter().filter_map(|path| path.file_name()).collect();
+        assert_eq!(names, ["a", "b"]);
     }
 
     #[test]
