@@ -79,8 +79,9 @@ impl PrivateDir {
 impl Drop for PrivateDir {
     fn drop(&mut self) {
         if self.creator == Pid::this() {
-            // The user of the directory may have moved it and put another one in its place.
-            if is_at(&self.path, &self.dir) {
+            // The user of the directory may have moved it and put another one in its place, or have
+            // mounted a file system there that never answers.
+            if is_still_at(&self.path, &self.dir) {
                 let _ = unlinkat(&self.dir, self.entry, UnlinkatFlags::NoRemoveDir);
                 remove_empty(&self.path);
             }
@@ -89,8 +90,7 @@ impl Drop for PrivateDir {
 }
 
 /// Removes the directories of this process's user and of `user` whose processes were all killed
-/// before they could remove them: none holds the lock. Never waits for another file system (Linux
-/// 5.6; before, it does nothing).
+/// before they could remove them: none holds the lock. Before Linux 5.6 it does nothing.
 pub(crate) fn remove_stale(parent: &Path, entry: &str, user: Option<u32>) {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let Ok(parent_dir) = open(parent, flags, Mode::empty()) else { return };
@@ -110,13 +110,19 @@ fn is_name(name: &OsStr) -> bool {
 
 /// Opens and locks a directory, if it is one of these users and no process holds its lock.
 fn open_stale(parent: &OwnedFd, name: &OsStr, user: Option<u32>) -> Option<OwnedFd> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    let dir = openat2(parent, name, how).ok()?;
+    let dir = open_in(parent, name).ok()?;
     let status = fstat(&dir).ok()?;
     let is_own = [Some(credentials::effective_uid()), user].contains(&Some(status.st_uid));
     (is_own && status.st_mode & 0o7777 == 0o700 && lock(&dir).is_ok()).then_some(dir)
+}
+
+/// Opens a directory in another one. Never waits for another file system that was mounted on it (Linux 5.6;
+/// before, it is an error).
+fn open_in(parent: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    Ok(openat2(parent, name, how)?)
 }
 
 /// Locks a directory until all copies of the descriptor are closed. Never waits.
@@ -156,6 +162,20 @@ fn claim(path: &Path, user: Option<u32>, group: Option<u32>) -> io::Result<Optio
         file::chown(dir.as_fd(), user, group)?;
     }
     Ok(Some(dir))
+}
+
+/// Returns whether a path leads to a directory, on the file system of its parent. Never waits for another
+/// one, as far as the kernel can avoid that (Linux 5.6).
+fn is_still_at(path: &Path, dir: &OwnedFd) -> bool {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return false };
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let Ok(parent) = open(parent, flags, Mode::empty()) else { return false };
+    let id = |dir: &OwnedFd| file::id(dir.as_raw_fd()).ok();
+    match open_in(&parent, name) {
+        Ok(found) => id(&found) == id(dir),
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => is_at(path, dir),
+        Err(_) => false,
+    }
 }
 
 /// Returns whether a path leads to a directory.

@@ -16,6 +16,7 @@ use crate::exec::wait_line;
 use crate::exec_programs::{is_installed, python_is_installed};
 use crate::launch::Launch;
 use crate::log_capture::Record;
+use crate::os::SilentMount;
 use crate::proc::{descriptors, is_gone, stat, wait_until};
 use crate::support::{Exit, Server};
 
@@ -176,6 +177,26 @@ fn child_of_program_may_notify() {
     let script = "python3 -c \"$1\"\nexec sleep 1000\n";
     let text = format!("{NOTIFY}\nnotify('READY=1')");
     launch_by(&[PROGRAM], &[], &["sh", "-c", script, "sh", &text]).start().finish();
+}
+
+#[test]
+fn file_system_on_the_directory_blocks_nothing() {
+    let launch = launch_by(&[PROGRAM], &["-w", "2", "--ready-after", "100ms"], &SILENT);
+    let dir = launch.dir().join("run");
+    fs::create_dir(&dir).unwrap();
+    let server = launch.arg("--worker-tmp-dir").arg("run").start();
+    let worker = server.wait_workers(2)[0];
+    let mounts: Vec<_> = entries(&dir).iter().map(|it| SilentMount::on(it)).collect();
+    if mounts.iter().any(Result::is_err) {
+        eprintln!("skipped: no FUSE: {:?}", mounts.iter().find_map(|it| it.as_ref().err()));
+        return;
+    }
+    kill(worker.pid, Signal::SIGKILL).unwrap();
+    server.wait_replaced(worker);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    drop(mounts); // before the directory of the test is removed
+    assert_eq!(entries(&dir).len(), 2, "what was mounted on has been removed");
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! Kernel calls that safe Rust has no API for: a child's set-up, and another process's limits.
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -87,6 +90,38 @@ fn deny(call: libc::c_long) -> io::Result<()> {
     let set =
         unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A file system that never answers (FUSE), mounted on a directory until it is dropped.
+pub struct SilentMount {
+    dir: CString,
+    _server: File,
+}
+
+impl SilentMount {
+    /// # Errors
+    /// This user may not mount, or the kernel has no FUSE.
+    pub fn on(dir: &Path) -> io::Result<Self> {
+        let server = File::options().read(true).write(true).open("/dev/fuse")?;
+        let dir = CString::new(dir.as_os_str().as_bytes())?;
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+        let options = CString::new(options)?;
+        let kind = c"fuse".as_ptr();
+        // SAFETY: all arguments are strings that outlive the call.
+        let result = unsafe { libc::mount(kind, dir.as_ptr(), kind, 0, options.as_ptr().cast()) };
+        if result == 0 {
+            Ok(Self { dir, _server: server })
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+}
+
+impl Drop for SilentMount {
+    fn drop(&mut self) {
+        // SAFETY: the argument is a string that outlives the call.
+        unsafe { libc::umount2(self.dir.as_ptr(), libc::MNT_DETACH) };
+    }
 }
 
 /// Takes ownership of a descriptor that the kernel has just returned.
