@@ -22,10 +22,10 @@ use crate::log;
 use crate::os::daemon::StartupNotifier;
 use crate::os::fd_table::OpenFds;
 use crate::os::lookups::Lookups;
-use crate::os::proc_dir;
 use crate::os::process::Pid;
 use crate::os::signal::{self, SignalPipe};
 use crate::os::title::ProcTitle;
+use crate::os::{passed_fds, proc_dir};
 use crate::pidfile::PidFile;
 use crate::scaling::{LoadPolicy, PolicyFactory, ScalingPolicy};
 use crate::settings::{Configuration, LogLevel, LogTarget, Settings, check_address_conflicts};
@@ -416,6 +416,7 @@ fn check_access_log_owner(specs: &[PoolSpec<'_>]) -> Result<(), RuntimeError> {
 
 /// Runs the master to its end, and cleans up.
 fn run_arbiter(mut arbiter: Arbiter<'_>) -> Result<(), RuntimeError> {
+    passed_fds::begin_to_keep();
     let outcome = arbiter.run();
     arbiter.clean_up();
     match outcome.map_err(RuntimeError::Os)? {

@@ -19,6 +19,7 @@ use crate::address::Address;
 use crate::os::listener_options::ListenerOptions;
 use crate::os::lookups::Lookups;
 use crate::os::memory::MappingId;
+use crate::os::passed_fds::UntrustedSocket;
 use crate::os::{epoll, listening, socket};
 pub use bind::Access;
 use bind::{Origin, Owner};
@@ -32,7 +33,7 @@ pub use stream::{Stream, close_may_cut_off, peer_user};
 /// A listening socket. It is nonblocking and shared with other processes: do not change its flags.
 #[derive(Debug)]
 pub struct Listener {
-    fd: OwnedFd,
+    fd: UntrustedSocket,
     address: Address,
     name: String,
     origin: Origin,
@@ -119,6 +120,7 @@ fn adopt_inherited(
         // One without a path, or whose path was replaced under an earlier master.
         Some((_, Owner::Ours(_))) => Origin::Bound,
     };
+    let fd = UntrustedSocket::listener(fd);
     let address =
         handed_on.map(|(address, _)| address).or_else(|| name.parse().ok()).unwrap_or(as_given);
     Ok(Some(Listener { fd, address, name, origin, shared_state: shared, options }))
@@ -137,6 +139,7 @@ impl Listener {
     fn new(fd: OwnedFd, address: &Address, origin: Origin) -> Result<Self, ListenError> {
         let name = socket::local_address(fd.as_fd());
         let options = ListenerOptions::read(fd.as_fd(), matches!(origin, Origin::Bound));
+        let fd = UntrustedSocket::listener(fd);
         match options.and_then(|it| Ok((it, SharedState::new(ListenerState::Open)?))) {
             Ok((options, shared_state)) => {
                 Ok(Self { fd, address: address.clone(), name, origin, shared_state, options })
@@ -241,6 +244,7 @@ impl Listener {
         let shared = SharedState::new(ListenerState::NotListening).map_err(refused)?;
         let options = ListenerOptions::read(fd.as_fd(), true).map_err(refused)?;
         let (address, name) = (self.address.clone(), self.name.clone());
+        let fd = UntrustedSocket::listener(fd);
         Ok(Self { fd, address, name, origin: Origin::Bound, shared_state: shared, options })
     }
 
@@ -421,6 +425,6 @@ impl AsFd for Listener {
 
 impl AsRawFd for Listener {
     fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.fd.as_fd().as_raw_fd()
     }
 }

@@ -60,20 +60,22 @@ pub(super) fn remove_filters(fd: BorrowedFd<'_>) {
 }
 
 fn bound_interface(fd: BorrowedFd<'_>) -> Option<libc::c_int> {
-    let mut index: libc::c_int = 0;
+    int_option(fd, libc::SO_BINDTOIFINDEX).ok()
+}
+
+/// Returns the value of an option of any socket.
+///
+/// # Errors
+/// From getsockopt(2): the kernel or the kind of socket does not have it.
+pub(super) fn int_option(fd: BorrowedFd<'_>, option: libc::c_int) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-    let target = (&raw mut index).cast();
-    // SAFETY: `index` has room for `length` bytes, and both outlive the call.
-    let asked = super::check(unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_BINDTOIFINDEX,
-            target,
-            &raw mut length,
-        )
-    });
-    asked.is_ok().then_some(index)
+    let target = (&raw mut value).cast();
+    // SAFETY: `value` has room for `length` bytes, and both outlive the call.
+    super::check(unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, target, &raw mut length)
+    })?;
+    Ok(value)
 }
 
 /// Whether a unix socket was shut down. It is still a listening one, and always readable.
@@ -122,7 +124,7 @@ fn set_program(
     set_option(fd, option, &libc::sock_fprog { len, filter })
 }
 
-fn set_option<T>(fd: BorrowedFd<'_>, option: libc::c_int, value: &T) -> io::Result<()> {
+pub(super) fn set_option<T>(fd: BorrowedFd<'_>, option: libc::c_int, value: &T) -> io::Result<()> {
     set_option_at(fd, libc::SOL_SOCKET, option, value)
 }
 

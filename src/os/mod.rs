@@ -23,6 +23,7 @@ pub(crate) mod lookups;
 pub(crate) mod memory;
 pub(crate) mod network_stats;
 pub(crate) mod notify_socket;
+pub(crate) mod passed_fds;
 pub(crate) mod path_watch;
 mod pid;
 pub(crate) mod poll;

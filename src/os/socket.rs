@@ -116,6 +116,12 @@ fn inet_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Whether it is a unix socket.
+pub(crate) fn is_unix(fd: BorrowedFd<'_>) -> bool {
+    getsockname::<SockaddrStorage>(fd.as_raw_fd())
+        .is_ok_and(|name| name.family() == Some(AddressFamily::Unix))
+}
+
 /// Whether a process accepts connections at a unix socket's path.
 ///
 /// # Errors
@@ -123,6 +129,8 @@ fn inet_socket(address: SocketAddr) -> io::Result<OwnedFd> {
 pub(crate) fn is_accepting(name: &SocketAddress) -> io::Result<bool> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    // Before it has a peer, so that none can send it a descriptor, whose close(2) might wait.
+    shutdown(fd.as_raw_fd(), Shutdown::Read)?;
     match connect(fd.as_raw_fd(), &unix_address(name)?) {
         Ok(()) | Err(Errno::EAGAIN | Errno::EINPROGRESS) => Ok(true),
         Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(false),

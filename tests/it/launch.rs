@@ -177,6 +177,12 @@ impl Launch {
         self
     }
 
+    /// Makes the server's kernel look like one without SO_PASSRIGHTS (before Linux 6.16).
+    pub fn without_passrights(mut self) -> Self {
+        self.inheritance.lacks_passrights = true;
+        self
+    }
+
     /// Returns the port that the server will have.
     pub fn port(&self) -> u16 {
         self.port

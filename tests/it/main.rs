@@ -155,6 +155,7 @@ mod connection;
 mod container;
 mod control;
 mod control_bounds;
+mod control_descriptors;
 mod control_path;
 mod cores;
 mod counters;

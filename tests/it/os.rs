@@ -30,6 +30,8 @@ pub struct ChildSetup {
     pub cores: bool,
     /// A system call that fails with ENOSYS in it.
     pub missing_call: Option<libc::c_long>,
+    /// Whether it cannot set SO_PASSRIGHTS, as before Linux 6.16.
+    pub lacks_passrights: bool,
 }
 
 /// The state of signals that a parent leaves behind.
@@ -66,24 +68,51 @@ pub fn prepare(command: &mut Command, inheritance: ChildSetup) {
             // SAFETY: ignoring a signal installs no handler.
             unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
         }
+        if inheritance.lacks_passrights {
+            deny_option(SO_PASSRIGHTS)?;
+        }
         inheritance.missing_call.map_or(Ok(()), deny)
     };
     // SAFETY: the closure makes plain system calls only; it allocates nothing and takes no lock.
     unsafe { command.pre_exec(first_steps) };
 }
 
+/// Whether a unix socket takes descriptors: see asm-generic/socket.h.
+const SO_PASSRIGHTS: u32 = 83;
+
+const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+const fn step(code: u16, k: u32, jf: u8) -> libc::sock_filter {
+    libc::sock_filter { code, jt: 0, jf, k }
+}
+
 /// Makes a system call fail with ENOSYS in this process and its descendants.
 fn deny(call: libc::c_long) -> io::Result<()> {
-    const LOAD_NUMBER: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, k, jf| libc::sock_filter { code, jt: 0, jf, k };
-    let mut steps = [
-        step(LOAD_NUMBER, 0, 0),
+    set_filter(&mut [
+        step(LOAD, 0, 0),
         step(JUMP_IF_EQUAL, call as u32, 1),
         step(RETURN, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32, 0),
         step(RETURN, libc::SECCOMP_RET_ALLOW, 0),
-    ];
+    ])
+}
+
+/// Makes setsockopt(2) fail for an option of any socket in this process and its descendants.
+fn deny_option(option: u32) -> io::Result<()> {
+    // The third argument of seccomp_data: the lower half of a 64-bit number.
+    let third = 16 + 2 * 8 + if cfg!(target_endian = "big") { 4 } else { 0 };
+    set_filter(&mut [
+        step(LOAD, 0, 0),
+        step(JUMP_IF_EQUAL, libc::SYS_setsockopt as u32, 3),
+        step(LOAD, third, 0),
+        step(JUMP_IF_EQUAL, option, 1),
+        step(RETURN, libc::SECCOMP_RET_ERRNO | libc::ENOPROTOOPT as u32, 0),
+        step(RETURN, libc::SECCOMP_RET_ALLOW, 0),
+    ])
+}
+
+fn set_filter(steps: &mut [libc::sock_filter]) -> io::Result<()> {
     let filter = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
     set_no_new_privs()?;
     // SAFETY: the kernel copies `filter`, which points to its steps.

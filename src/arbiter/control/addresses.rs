@@ -10,9 +10,10 @@ use slog::{Logger, info, warn};
 
 use super::api::Endpoint;
 use crate::address::Address;
-use crate::listen::{self, Access, ListenError, Listener, Stream};
+use crate::listen::{self, Access, ListenError, Listener};
 use crate::log::error_chain;
 use crate::os::epoll::{EventQueue, Watch};
+use crate::os::passed_fds::{self, UntrustedSocket};
 use crate::os::path_watch::PathWatch;
 use crate::time::MonotonicTime;
 
@@ -59,8 +60,9 @@ impl BoundAddresses {
     }
 
     /// Accepts a client that waits at a listener, if there is one.
-    pub(super) fn accept(&self, token: u64) -> Option<(Stream, Option<SocketAddr>)> {
-        self.listeners.get(&token)?.1.accept().ok().flatten()
+    pub(super) fn accept(&self, token: u64) -> Option<(UntrustedSocket, Option<SocketAddr>)> {
+        let (stream, address) = self.listeners.get(&token)?.1.accept().ok().flatten()?;
+        Some((UntrustedSocket::client(stream.into()), address))
     }
 
     /// Binds the addresses that are not bound, up to the first that cannot be.
@@ -77,6 +79,7 @@ impl BoundAddresses {
                 let token = tokens.into_iter().find(|token| !self.listeners.contains_key(token));
                 let token = token.unwrap_or_default(); // there are few
                 let watched = events.add(listener.as_fd(), token, Watch::Readable);
+                passed_fds::refuse(listener.as_fd());
                 self.watch_path(&listener, events);
                 self.listeners.insert(token, (endpoint, listener));
                 watched.map_err(|source| ListenError::Bind { address: address.clone(), source })?;

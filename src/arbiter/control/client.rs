@@ -7,8 +7,9 @@ use std::time::SystemTime;
 use super::api::Endpoint;
 use super::turn::Turn;
 use crate::app::WorkReporter;
-use crate::listen::Stream;
 use crate::os::epoll::Watch;
+use crate::os::passed_fds::UntrustedSocket;
+use crate::os::socket;
 use crate::session::{Session, Wants};
 use crate::time::MonotonicTime;
 
@@ -34,7 +35,7 @@ pub(super) struct ControlClient<'a> {
     endpoint: Endpoint,
     /// Its user and its process, if it is one of `control_socket`.
     name: String,
-    stream: Stream,
+    socket: UntrustedSocket,
     session: Session<'a>,
     active_at: MonotonicTime,
     /// The client has sent the end of its input while it waits.
@@ -45,11 +46,11 @@ impl<'a> ControlClient<'a> {
     pub(super) fn new(
         endpoint: Endpoint,
         name: String,
-        stream: Stream,
+        socket: UntrustedSocket,
         session: Session<'a>,
         now: MonotonicTime,
     ) -> Self {
-        Self { endpoint, name, stream, session, active_at: now, has_ended_input: false }
+        Self { endpoint, name, socket, session, active_at: now, has_ended_input: false }
     }
 
     pub(super) fn endpoint(&self) -> Endpoint {
@@ -116,14 +117,14 @@ impl<'a> ControlClient<'a> {
             }
             let moved = match self.session.wants() {
                 Wants::Closed => return false,
-                Wants::Write => self.stream.send(self.session.unsent()).map(|length| {
+                Wants::Write => socket::send(self.as_fd(), self.session.unsent()).map(|length| {
                     self.session.on_sent(length, spare, &mut DateReporter, now);
                 }),
                 wants @ (Wants::Read | Wants::Linger) => {
                     if wants == Wants::Linger {
-                        self.stream.shutdown_write();
+                        socket::shutdown_write(self.as_fd());
                     }
-                    self.stream.receive(input).map(|length| {
+                    self.socket.receive(input).map(|length| {
                         let received = &input[..length];
                         self.session.on_received(received, spare, &mut DateReporter, now);
                     })
@@ -146,7 +147,7 @@ impl<'a> ControlClient<'a> {
 
 impl AsFd for ControlClient<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.socket.as_fd()
     }
 }
 

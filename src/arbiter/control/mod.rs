@@ -37,7 +37,7 @@ use crate::http::Http;
 use crate::listen::ListenError;
 use crate::log::EventRing;
 use crate::os::epoll::{Event, EventQueue, Watch};
-use crate::os::{clock, credentials, socket};
+use crate::os::{clock, credentials, passed_fds, socket};
 use crate::session::Session;
 use crate::time::MonotonicTime;
 use addresses::{BoundAddresses, PATH_TOKEN};
@@ -58,6 +58,8 @@ const FIRST_CLIENT_TOKEN: u64 = 1 << 16;
 /// How many bytes of answers may wait for clients that do not read. Beyond that, the client that has
 /// been silent for the longest is closed.
 const KEPT_BYTES_MAX: usize = 16 << 20;
+/// While so many sockets wait for a child that closes them, further clients wait in the kernel.
+const KEPT_SOCKETS_MAX: usize = 64;
 /// How long a client may take to accept output.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -189,6 +191,7 @@ impl<'a> ControlServer<'a> {
         }
         self.must_collect = self.service.view.is_wanted() && collect.is_some();
         self.close_unread(now);
+        passed_fds::hand_over(); // here its time counts
         self.budget.spend(&turn, clock::thread_cpu_time().saturating_sub(cpu), clock::now());
     }
 
@@ -255,12 +258,12 @@ impl<'a> ControlServer<'a> {
     /// Accepts the clients that wait at a listener.
     fn accept(&mut self, listener: u64, endpoint: Endpoint, turn: &Turn, now: MonotonicTime) {
         for _ in 0..CLIENTS_MAX {
-            if !self.make_room(endpoint) {
+            if passed_fds::kept() >= KEPT_SOCKETS_MAX || !self.make_room(endpoint) {
                 return;
             }
             // A shortage is left to the next turn: the kernel reports the listener again.
-            let Some((stream, address)) = self.addresses.accept(listener) else { return };
-            let peer = socket::peer_credentials(stream.as_fd());
+            let Some((client, address)) = self.addresses.accept(listener) else { return };
+            let peer = socket::peer_credentials(client.as_fd());
             let name = match (endpoint, peer) {
                 (Endpoint::Metrics, _) => String::new(),
                 (Endpoint::Control, Some((user, pid))) if self.is_allowed(user) => {
@@ -273,9 +276,9 @@ impl<'a> ControlServer<'a> {
             let session = Session::new(service.accept(&info), WRITE_TIMEOUT, now);
             let token = self.next_token;
             self.next_token += 1;
-            if self.events.add(stream.as_fd(), token, Watch::Readable).is_ok() {
+            if self.events.add(client.as_fd(), token, Watch::Readable).is_ok() {
                 self.clients
-                    .insert(token, ControlClient::new(endpoint, name, stream, session, now));
+                    .insert(token, ControlClient::new(endpoint, name, client, session, now));
                 self.drive(token, turn, now);
             }
             if turn.is_over() {
