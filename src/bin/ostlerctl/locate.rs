@@ -46,8 +46,13 @@ fn trusted(mut masters: Vec<Master>, own_uid: u32) -> Vec<Master> {
 
 /// Chooses the only control socket. The two masters of an upgrade count as one: only one of them has
 /// the socket.
-fn select(name: &str, masters: Vec<Master>) -> Result<(PathBuf, u32), String> {
+fn select(name: &str, mut masters: Vec<Master>) -> Result<(PathBuf, u32), String> {
     let name = printable(name);
+    let known = masters.clone();
+    // A child has its master's title and sockets for a moment after the fork.
+    let is_child_of =
+        |it: &Master, other: &Master| it.parent == other.pid && it.sockets == other.sockets;
+    masters.retain(|it| it.sockets.is_none() || !known.iter().any(|other| is_child_of(it, other)));
     let has_socket = |master: &&Master| master.sockets.as_ref().is_some_and(|it| !it.is_empty());
     let is_peer = |one: &Master, other: &Master| one.parent == other.pid || other.parent == one.pid;
     let with_socket: Vec<&Master> = masters.iter().filter(has_socket).collect();
@@ -249,6 +254,9 @@ mod tests {
         assert_eq!(select("x", upgrade), Ok(("/run/a".into(), 33)));
         let upgrade = vec![master(9, 1, Some(&[])), master(7, 9, Some(&["/b"]))];
         assert_eq!(select("x", upgrade), Ok(("/b".into(), 33)));
+        // A child that was just forked.
+        let forked = vec![master(9, 7, Some(&["/run/a"])), one];
+        assert_eq!(select("x", forked), Ok(("/run/a".into(), 33)));
     }
 
     #[test]
