@@ -25,7 +25,7 @@ const LINGER: &str = "20";
 /// Connects ten times to a socket and sends a descriptor whose close(2) waits: with a request and without,
 /// out of band, and before and after other bytes. Prints how many messages were sent.
 const SENDER: &str = r#"
-import array, socket, struct, sys
+import array, socket, struct, sys, threading
 path, linger = sys.argv[1], int(sys.argv[2])
 kept, sent = [], 0
 def lingering():
@@ -52,12 +52,16 @@ for turn in range(10):
             client.send(b"GET")
         client.sendmsg([request], rights, socket.MSG_OOB if turn % 3 == 2 else 0)
         sent += 1
-        if turn % 2:
-            client.send(request)
     except (PermissionError, BrokenPipeError, ConnectionResetError):
         off = struct.pack("ii", 0, 0) # it was not sent, so this process would wait
         descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, off)
-    descriptor.close()
+    # The last copy may be this one, if the other was freed by now.
+    threading.Thread(target=descriptor.close, daemon=True).start()
+    try:
+        if turn % 2:
+            client.send(request)
+    except OSError:
+        pass
     kept.append(client)
 print(sent, flush=True)
 sys.stdin.read()
