@@ -415,8 +415,8 @@ fn check_access_log_owner(specs: &[PoolSpec<'_>]) -> Result<(), RuntimeError> {
 }
 
 /// Runs the master to its end, and cleans up.
-fn run_arbiter(mut arbiter: Arbiter<'_>) -> Result<(), RuntimeError> {
-    passed_fds::begin_to_keep();
+fn run_arbiter(arbiter: Arbiter<'_>) -> Result<(), RuntimeError> {
+    let (_keeping, mut arbiter) = (passed_fds::begin_to_keep(), arbiter); // the second is dropped first
     let outcome = arbiter.run();
     arbiter.clean_up();
     match outcome.map_err(RuntimeError::Os)? {

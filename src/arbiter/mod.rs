@@ -51,10 +51,10 @@ pub(crate) use reload::ConfigLoader;
 pub(crate) use upgrade::{ExecArgs, UpgradePeer, channel as upgrade_channel};
 
 use crate::duration::as_millis;
+use crate::os::clock;
 use crate::os::daemon::StartupNotifier;
 use crate::os::process::{self, Exit, Pid};
 use crate::os::signal::{SIGNALS_MAX, Signal, SignalPipe};
-use crate::os::{clock, passed_fds};
 use crate::pidfile::PidFile;
 use crate::time::MonotonicTime;
 use leader::Leader;
@@ -406,7 +406,7 @@ impl<'a> Arbiter<'a> {
         fds.extend(self.transitions.wakeup_fds());
         let others = WakeSources { fds, deadline };
         let control = self.control.as_ref().map(|it| it.wake_sources(now)).unwrap_or_default();
-        passed_fds::hand_over();
+        control::hand_over_sockets(self.log());
         self.stalls.on_sleep(process::voluntary_switches());
         let deferred = self.stalls.next_deadline().map(|_| Signal::Cont);
         let wake = sleep::sleep(&control, &others, deferred)?;

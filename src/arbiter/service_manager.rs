@@ -86,9 +86,10 @@ impl ServiceNotifier {
         self.watchdog_due
     }
 
-    /// Has the manager store these sockets for the next master.
+    /// Has the manager store these sockets for the next master, except those that it has passed itself.
     pub(super) fn push_fd_store<'l>(&self, listeners: impl Iterator<Item = &'l Arc<Listener>>) {
-        listeners.for_each(|it| self.manager.store_fd(&fd_name(it), it.as_fd()));
+        let ours = listeners.filter(|listener| !listener.is_inherited());
+        ours.for_each(|it| self.manager.store_fd(&fd_name(it), it.as_fd()));
     }
 
     /// Has the manager drop a socket.

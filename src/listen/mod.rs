@@ -201,9 +201,14 @@ impl Listener {
         socket::set_nonblocking(self.fd.as_fd())
     }
 
+    /// Whether no master has bound it.
+    pub(crate) fn is_inherited(&self) -> bool {
+        matches!(self.origin, Origin::Inherited)
+    }
+
     /// Whether a service manager passed it, without its address or number in the settings.
     pub(crate) fn is_socket_activated(&self) -> bool {
-        matches!(self.origin, Origin::Inherited) && !matches!(self.address, Address::Fd(_))
+        self.is_inherited() && !matches!(self.address, Address::Fd(_))
     }
 
     /// Returns whose it is, for the process to which it is handed on.

@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::io;
 use std::mem::{self, ManuallyDrop};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recvmsg};
@@ -17,7 +18,8 @@ use nix::sys::socket::{MsgFlags, recvmsg};
 use super::listening::{int_option, set_option};
 use super::pid::Pid;
 use super::poll::{self, Interest};
-use super::{file, process, socket};
+use super::{clock, file, process, socket};
+use crate::time::MonotonicTime;
 
 /// Whether a unix socket takes descriptors: see asm-generic/socket.h.
 const SO_PASSRIGHTS: libc::c_int = 83;
@@ -28,12 +30,39 @@ thread_local! {
     static KEPT: RefCell<Option<Kept>> = const { RefCell::new(None) };
 }
 
+/// How often a child closes the sockets of clients. They are shut down, so there is no hurry.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// How many of them need not wait for that.
+const CLIENTS_MAX: usize = 16;
+
 /// Sockets that wait for a child that closes them.
 #[derive(Debug)]
 struct Kept {
     /// The process that must not wait. Its children close their copies themselves.
     owner: Pid,
     sockets: Vec<OwnedFd>,
+    /// One of them is a listener, to which clients connect until it is closed.
+    has_listener: bool,
+    next_child_at: MonotonicTime,
+    has_failed: bool,
+}
+
+impl Kept {
+    fn new() -> Self {
+        Self {
+            owner: Pid::this(),
+            sockets: Vec::new(),
+            has_listener: false,
+            next_child_at: MonotonicTime::default(),
+            has_failed: false,
+        }
+    }
+
+    fn is_due(&self, now: MonotonicTime) -> bool {
+        let is_time =
+            self.has_listener || self.sockets.len() > CLIENTS_MAX || self.next_child_at <= now;
+        !self.sockets.is_empty() && is_time && self.owner == Pid::this()
+    }
 }
 
 impl Drop for Kept {
@@ -50,8 +79,23 @@ pub(crate) fn refuse(listener: BorrowedFd<'_>) {
 }
 
 /// Has this thread of this process keep the sockets that it must not close, for [`hand_over`].
-pub(crate) fn begin_to_keep() {
-    KEPT.with(|kept| *kept.borrow_mut() = Some(Kept { owner: Pid::this(), sockets: Vec::new() }));
+pub(crate) fn begin_to_keep() -> Keeping {
+    KEPT.set(Some(Kept::new()));
+    Keeping
+}
+
+/// The time in which sockets are kept. At its end, a last child closes them.
+#[must_use]
+pub(crate) struct Keeping;
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        KEPT.with_borrow_mut(|kept| {
+            kept.iter_mut().for_each(|kept| kept.next_child_at = MonotonicTime::default());
+        });
+        let _ = hand_over(); // what is kept all the same goes with the process
+        KEPT.set(None);
+    }
 }
 
 /// Returns how many sockets wait for [`hand_over`].
@@ -59,19 +103,42 @@ pub(crate) fn kept() -> usize {
     KEPT.with(|kept| kept.borrow().as_ref().map_or(0, |kept| kept.sockets.len()))
 }
 
-/// Has a child close the sockets that this process must not close. Without one they stay for the next call.
-/// The process reaps it like any other child.
-pub(crate) fn hand_over() {
+/// Returns when [`hand_over`] is due.
+pub(crate) fn next_deadline() -> Option<MonotonicTime> {
+    KEPT.with_borrow(|kept| {
+        let kept = kept.as_ref().filter(|kept| !kept.sockets.is_empty())?;
+        Some(kept.next_child_at)
+    })
+}
+
+/// Has a child close the sockets that this process must not close: listeners at once, clients now and
+/// then. Without a child they stay for the next call. The process reaps it like any other child.
+///
+/// # Errors
+/// From pipe2(2) and fork(2), once until it succeeds again.
+pub(crate) fn hand_over() -> io::Result<()> {
     KEPT.with(|kept| {
         let mut kept = kept.borrow_mut();
-        let Some(kept) = kept.as_mut().filter(|kept| !kept.sockets.is_empty()) else { return };
-        if kept.owner == Pid::this()
-            && let Ok(child) = ClosingChild::start()
-        {
-            kept.sockets.clear(); // the child has them, too
-            drop(child);
+        let waiting = kept.as_mut().filter(|kept| !kept.sockets.is_empty());
+        let Some(kept) = waiting else { return Ok(()) };
+        let now = clock::now();
+        if !kept.is_due(now) {
+            return Ok(());
         }
-    });
+        match ClosingChild::start() {
+            Ok(child) => {
+                kept.sockets.clear(); // the child has them, too
+                drop(child);
+                (kept.has_listener, kept.has_failed) = (false, false);
+                kept.next_child_at = now.saturating_add(INTERVAL);
+                Ok(())
+            }
+            Err(error) => {
+                kept.next_child_at = now.saturating_add(INTERVAL);
+                if mem::replace(&mut kept.has_failed, true) { Ok(()) } else { Err(error) }
+            }
+        }
+    })
 }
 
 /// A child with a copy of each descriptor. It exits once this is dropped.
@@ -167,15 +234,18 @@ impl Drop for UntrustedSocket {
         // SAFETY: this is the only place that takes it, and nothing uses it afterwards.
         let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
         if may_wait {
-            close_later(fd);
+            close_later(fd, self.closing == Closing::ByChild);
         }
     }
 }
 
 /// Closes a socket, or keeps it if this process must not.
-fn close_later(fd: OwnedFd) {
+fn close_later(fd: OwnedFd, is_listener: bool) {
     let _ = KEPT.try_with(|kept| match &mut *kept.borrow_mut() {
-        Some(kept) if kept.owner == Pid::this() => kept.sockets.push(fd),
+        Some(kept) if kept.owner == Pid::this() => {
+            kept.sockets.push(fd);
+            kept.has_listener |= is_listener;
+        }
         Some(_) | None => drop(fd),
     });
 }
@@ -215,7 +285,7 @@ mod tests {
     use std::io::{IoSlice, Write};
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use nix::sys::socket::{ControlMessage, sendmsg};
 
@@ -252,7 +322,7 @@ mod tests {
     #[test]
     fn descriptors_are_seen_and_not_taken() {
         for flags in [MsgFlags::empty(), MsgFlags::MSG_OOB] {
-            begin_to_keep();
+            let _keeping = begin_to_keep();
             let began = Instant::now();
             let mut buffer = [0; 8];
             let (socket, mut client, _peer) = accepted(b"", flags);
@@ -267,14 +337,33 @@ mod tests {
             assert!(received.is_err() || socket.receive(&mut buffer).is_err());
             drop(socket);
             assert_eq!(kept(), 2);
-            KEPT.with(|kept| *kept.borrow_mut() = None);
+            KEPT.set(None); // without a child
             assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
         }
     }
 
     #[test]
+    fn children_are_rare_unless_a_listener_waits() {
+        let at = |millis: u64| MonotonicTime::from_nanos(millis * 1_000_000);
+        let fd = || OwnedFd::from(UnixStream::pair().unwrap().0);
+        let mut kept = Kept::new();
+        assert!(!kept.is_due(at(1)), "nothing waits");
+        kept.sockets.push(fd());
+        assert!(kept.is_due(at(1)));
+        kept.next_child_at = at(100);
+        assert!(!kept.is_due(at(99)));
+        assert!(kept.is_due(at(100)));
+        kept.has_listener = true;
+        assert!(kept.is_due(at(99)));
+        kept.has_listener = false;
+        kept.sockets.extend((0..CLIENTS_MAX).map(|_| fd()));
+        assert!(kept.is_due(at(99)));
+        kept.sockets.clear();
+    }
+
+    #[test]
     fn sockets_without_descriptors_are_closed_here() {
-        begin_to_keep();
+        let _keeping = begin_to_keep();
         let (socket, mut client) = UnixStream::pair().unwrap();
         client.write_all(b"bytes").unwrap();
         let socket = UntrustedSocket::client(socket.into());

@@ -16,6 +16,13 @@ mod places;
 mod service;
 mod sse;
 mod statsd;
+/// Has a child close sockets in which clients may have left descriptors: to close those may wait.
+pub(super) fn hand_over_sockets(log: &Logger) {
+    if let Err(error) = passed_fds::hand_over() {
+        error!(log, "failed to fork, closed clients stay open"; "error" => error.to_string());
+    }
+}
+
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -27,7 +34,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use slog::Logger;
+use slog::{Logger, error};
 
 use super::operations::SharedOperations;
 use super::sleep::WakeSources;
@@ -145,7 +152,8 @@ impl<'a> ControlServer<'a> {
         }
         let statsd = self.statsd.as_ref().map(StatsdSender::next_deadline);
         let clients = self.clients.values().filter_map(ControlClient::deadline);
-        clients.chain(self.addresses.retry_at()).chain(statsd).min()
+        let others = [self.addresses.retry_at(), statsd, passed_fds::next_deadline()];
+        clients.chain(others.into_iter().flatten()).min()
     }
 
     /// Serves the clients that are ready, without waiting and for a bounded time. Calls `unready_reason` and
@@ -191,7 +199,7 @@ impl<'a> ControlServer<'a> {
         }
         self.must_collect = self.service.view.is_wanted() && collect.is_some();
         self.close_unread(now);
-        passed_fds::hand_over(); // here its time counts
+        hand_over_sockets(log); // here its time counts
         self.budget.spend(&turn, clock::thread_cpu_time().saturating_sub(cpu), clock::now());
     }
 
