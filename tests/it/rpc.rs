@@ -76,6 +76,17 @@ impl Caller {
         Ok(Self { stream, input: Vec::new() })
     }
 
+    /// Sends these calls again and again, until a write fails: all buffers are full. Returns the number of
+    /// bytes. A write may end within a call.
+    fn fill(&mut self, calls: &[u8]) -> usize {
+        let mut sent = 0;
+        while let Ok(size) = self.stream.write(&calls[sent % calls.len()..]) {
+            sent += size;
+            assert!(sent < 1 << 30, "the server reads without limit");
+        }
+        sent
+    }
+
     #[track_caller]
     fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).unwrap();
@@ -295,11 +306,7 @@ fn caller_that_reads_nothing_costs_no_memory(class: &str) {
     caller.stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
     let calls = request(1, "echo", ("x".repeat(1000),)).repeat(1000);
     // Sends for as long as the server reads: until all buffers are full.
-    let mut sent = 0;
-    while let Ok(size) = caller.stream.write(&calls) {
-        sent += size;
-        assert!(sent < 1 << 30, "the server reads without limit");
-    }
+    let sent = caller.fill(&calls);
     let after = status_number(worker, "VmRSS");
     assert!(after < before + 4096, "{before} KiB have become {after} KiB for {sent} bytes");
     // Until the write timeout closes the connection, the caller can read its answers.
@@ -330,7 +337,7 @@ fn slow_caller_holds_no_worker(class: &str) {
     let mut reading = Caller::to(&server);
     let calls = message.repeat(100);
     reading.stream.set_nonblocking(true).unwrap();
-    while reading.stream.write(&calls).is_ok() {}
+    reading.fill(&calls);
     reading.stream.set_nonblocking(false).unwrap();
     let port = reading.stream.local_addr().unwrap().port();
     let begun = Instant::now();
