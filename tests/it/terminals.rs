@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -120,7 +121,9 @@ fn job_control_does_not_change_the_worker_count() {
     let go = session.dir.path().join("go");
     wait_until("the job is signalled", || {
         if !mates.iter().all(is_stopped) {
-            let _ = fs::OpenOptions::new().write(true).open(&go).map(drop);
+            // Without a reader, which has read by then, it fails instead of waiting for one.
+            let mut options = fs::OpenOptions::new();
+            let _ = options.write(true).custom_flags(libc::O_NONBLOCK).open(&go).map(drop);
         }
         mates.iter().all(is_stopped)
     });
