@@ -1,7 +1,7 @@
 //! Descriptors that come with the messages of a unix socket (unix(7), `SCM_RIGHTS`) and that nobody wants.
 //!
-//! To close the last copy of a descriptor may wait: a TCP socket waits for its linger time. Whoever may
-//! connect to a unix socket may send one and close the own copy. The process that reads the message without
+//! To close the last copy of a descriptor may wait: a TCP socket waits for its linger time. Each process
+//! that may connect to a unix socket may send one and close its own copy. The process that reads the message without
 //! a place for it, or that closes the socket before it has read, then closes the last copy. So must no
 //! process that may not wait. A socket can refuse descriptors (Linux 6.16). Before, they are seen without
 //! being taken, and a child closes the socket: the linger time does not hold up a process that exits.

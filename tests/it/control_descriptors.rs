@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 
 use crate::control::Controlled;
-use crate::exec_programs::python_is_installed;
+use crate::exec_programs::{LINGERING, python_is_installed};
 use crate::launch::Launch;
 use crate::proc::{descriptors_to, wait_until};
 
@@ -25,25 +25,12 @@ const LINGER: &str = "20";
 /// Connects ten times to a socket and sends a descriptor whose close(2) waits: with a request and without,
 /// out of band, and before and after other bytes. Prints how many messages were sent.
 const SENDER: &str = r#"
-import array, socket, struct, sys, threading
+import array, sys, threading
 path, linger = sys.argv[1], int(sys.argv[2])
-kept, sent = [], 0
-def lingering():
-    listener = socket.create_server(("127.0.0.1", 0))
-    client = socket.create_connection(listener.getsockname())
-    client.setblocking(False)
-    try:
-        while True:
-            client.send(bytes(65536))
-    except BlockingIOError:
-        pass
-    client.setblocking(True)
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, linger))
-    kept.append(listener)
-    return client
+sent = 0
 request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 for turn in range(10):
-    descriptor = lingering()
+    descriptor = lingering(linger)
     client = socket.socket(socket.AF_UNIX)
     client.connect(path)
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor.fileno()]))]
@@ -76,7 +63,11 @@ struct Sender {
 impl Sender {
     fn start(user: u32, socket: &Path) -> Self {
         let mut command = Command::new("python3");
-        command.args(["-c", SENDER]).arg(socket).arg(LINGER).current_dir("/");
+        command
+            .args(["-c", &format!("{LINGERING}{SENDER}")])
+            .arg(socket)
+            .arg(LINGER)
+            .current_dir("/");
         if Uid::effective().is_root() {
             command.uid(user).gid(user);
         }

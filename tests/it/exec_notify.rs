@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Uid, User};
 
 use crate::exec::wait_line;
-use crate::exec_programs::{is_installed, python_is_installed};
+use crate::exec_programs::{LINGERING, is_installed, python_is_installed};
 use crate::launch::Launch;
 use crate::log_capture::Record;
 use crate::os::SilentMount;
@@ -108,24 +108,10 @@ fn only_the_workers_user_reaches_the_socket() {
     assert!(!path.parent().unwrap().exists());
 }
 
-/// Sends a descriptor whose close(2) blocks: a socket with a linger time, and data that its peer does
-/// not read. The worker is stopped until its copy is the last.
+/// Sends a descriptor whose close(2) blocks. The worker is stopped until its copy is the last.
 const LINGER: &str = r#"
-import signal, struct
-def lingering():
-    listener = socket.create_server(("127.0.0.1", 0))
-    client = socket.create_connection(listener.getsockname())
-    client.setblocking(False)
-    try:
-        while True:
-            client.send(bytes(65536))
-    except BlockingIOError:
-        pass
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 1000))
-    kept.append(listener)
-    return client
-kept = []
-sent = lingering()
+import signal
+sent = lingering(1000)
 os.kill(os.getppid(), signal.SIGSTOP)
 notify("FDSTORE=1", [sent.fileno()])
 sent.close()
@@ -137,7 +123,7 @@ fn descriptors_of_a_message_never_block_the_worker() {
     if !python_is_installed() {
         return;
     }
-    let text = format!("{NOTIFY}{LINGER}\nnotify('READY=1')\ntime.sleep(1000)");
+    let text = format!("{NOTIFY}{LINGERING}{LINGER}\nnotify('READY=1')\ntime.sleep(1000)");
     let server = launch_by(&[PROGRAM], &["-t", "10s"], &["python3", "-c", &text]).start();
     assert_eq!(server.records_of("worker hung").len(), 0);
     server.finish();

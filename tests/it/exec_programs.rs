@@ -143,6 +143,26 @@ pub fn python_is_installed() -> bool {
     is_installed(&["python3", "-c", "import faulthandler, selectors"])
 }
 
+/// Python that defines `lingering(seconds)`: it returns a socket whose close(2) blocks for so long, because of
+/// its linger time and data that its peer, in `kept`, does not read.
+pub const LINGERING: &str = r#"
+import socket, struct
+kept = []
+def lingering(seconds):
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    client.setblocking(False)
+    try:
+        while True:
+            client.send(bytes(65536))
+    except BlockingIOError:
+        pass
+    client.setblocking(True)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, seconds))
+    kept.append(listener)
+    return client
+"#;
+
 /// Prepares a python program that must report readiness.
 fn python(flags: &[&str], words: &[&str]) -> Launch {
     let launch = Launch::new(&["-k", "exec", "--ready-after", "1h"]);

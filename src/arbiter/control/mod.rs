@@ -16,13 +16,6 @@ mod places;
 mod service;
 mod sse;
 mod statsd;
-/// Has a child close sockets in which clients may have left descriptors: to close those may wait.
-pub(super) fn hand_over_sockets(log: &Logger) {
-    if let Err(error) = passed_fds::hand_over() {
-        error!(log, "failed to fork, closed clients stay open"; "error" => error.to_string());
-    }
-}
-
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -403,5 +396,12 @@ impl<'a> ControlServer<'a> {
                 client.drive(buffers, turn, now)
             });
         }
+    }
+}
+
+/// Has a child close sockets in which clients may have left descriptors: to close those may wait.
+pub(super) fn hand_over_sockets(log: &Logger) {
+    if let Err(error) = passed_fds::hand_over() {
+        error!(log, "failed to fork, closed clients stay open"; "error" => error.to_string());
     }
 }
